@@ -1,0 +1,49 @@
+// The errors of the core. A message is a sentence: the thing, the rule, the value found, the path, what to do.
+//
+// `bindings/errors.cc` maps each type to its Python exception; nothing else does.
+#pragma once
+
+#include <cstdint>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace stoker {
+
+/// Joins its arguments as a stream would print them.
+template <typename... Parts>
+std::string text(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return out.str();
+}
+
+/// An argument breaks its rule. Python: ValueError.
+struct ArgumentError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The system refused. Python: OSError with `code` (an errno) and `path`.
+struct SystemError : std::runtime_error {
+  SystemError(int error_code, std::string file, const std::string& message)
+      : std::runtime_error(message), code(error_code), path(std::move(file)) {}
+  int code;
+  std::string path;
+};
+
+/// The bytes of a shard break their format. Python: CorruptShardError.
+struct CorruptShardError : std::runtime_error {
+  static constexpr int64_t kWholeShard = -1;
+  CorruptShardError(std::string file, int64_t sample_in_shard, const std::string& message)
+      : std::runtime_error(message), path(std::move(file)), sample(sample_in_shard) {}
+  std::string path;
+  int64_t sample;  ///< zero-based, or kWholeShard
+};
+
+/// The engine was closed, or belongs to another process. Python: LoaderClosedError.
+struct ClosedError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace stoker

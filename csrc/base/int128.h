@@ -1,0 +1,9 @@
+// 128-bit integers, under a name that -Wpedantic accepts.
+#pragma once
+
+namespace stoker {
+
+__extension__ typedef unsigned __int128 u128;
+__extension__ typedef __int128 i128;
+
+}  // namespace stoker

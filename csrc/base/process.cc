@@ -1,0 +1,41 @@
+#include "base/process.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <atomic>
+#include <utility>
+
+namespace stoker {
+namespace {
+
+std::atomic<uint64_t> generation = 0;
+
+}  // namespace
+
+uint64_t fork_generation() {
+  // A counter rather than getpid, which is a system call a batch.
+  [[maybe_unused]] static const int registered =
+      pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1, std::memory_order_relaxed); });
+  return generation.load(std::memory_order_relaxed);  // changes only while the process has one thread
+}
+
+std::thread start_thread(const std::string& name, std::function<void()> body) {
+  sigset_t blocked;
+  sigset_t previous;
+  sigfillset(&blocked);
+  for (const int own_fault : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS})
+    sigdelset(&blocked, own_fault);
+  pthread_sigmask(SIG_SETMASK, &blocked, &previous);  // inherited by the new thread
+  try {
+    std::thread thread(std::move(body));
+    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
+    pthread_setname_np(thread.native_handle(), name.c_str());
+    return thread;
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &previous, nullptr);
+    throw;
+  }
+}
+
+}  // namespace stoker

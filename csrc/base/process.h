@@ -1,0 +1,19 @@
+// Threads and forks of this process.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <thread>
+
+namespace stoker {
+
+/// How often this process has been the child of a fork since the first call in an ancestor. A number that differs from
+/// a remembered one means: another process, without the threads of that time.
+uint64_t fork_generation();
+
+/// Starts a thread with a name (15 characters at most) and all signals blocked but those that report its own faults, so
+/// that the host program's handlers run in its own threads.
+std::thread start_thread(const std::string& name, std::function<void()> body);
+
+}  // namespace stoker

@@ -1,0 +1,10 @@
+// The one place where C++ errors become Python exceptions.
+#pragma once
+
+namespace stoker {
+
+/// ArgumentError -> ValueError, SystemError -> OSError (errno, filename), CorruptShardError and ClosedError -> the
+/// exceptions of stoker.errors.
+void register_errors();
+
+}  // namespace stoker

@@ -1,0 +1,327 @@
+// The only room that knows Python. Arguments have been checked by the Python side; what is checked here are array
+// lengths and names of enums.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/buffer_pool.h"
+#include "base/error.h"
+#include "bindings/errors.h"
+#include "engine/engine.h"
+#include "engine/planner.h"
+#include "fill/batch_format.h"
+#include "layout/layout.h"
+#include "order/order.h"
+#include "shard/schema.h"
+#include "shard/shard_store.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace stoker {
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
+
+/// Looks a name up in a table of names and values.
+template <typename Value, size_t kSize>
+Value by_name(const std::pair<const char*, Value> (&table)[kSize], std::string_view name) {
+  for (const auto& [known, value] : table)
+    if (name == known) return value;
+  throw ArgumentError(text("unknown name \"", name, "\"."));
+}
+
+template <typename T>
+const T* data_of(const Array<T>& array, size_t size, const char* what) {
+  if (static_cast<size_t>(array.size()) != size)
+    throw ArgumentError(text(what, " must have ", size, " entries; found ", array.size(), "."));
+  return array.data();
+}
+
+// ---------------------------------------------------------------- shards
+TokenType token_type(std::string_view type_name) {
+  for (auto type : {TokenType::kU8, TokenType::kI8, TokenType::kU16, TokenType::kI16, TokenType::kU32, TokenType::kI32,
+                    TokenType::kU64, TokenType::kI64})
+    if (type_name == name(type)) return type;
+  throw ArgumentError(text("unknown integer type \"", type_name, "\"."));
+}
+
+Column make_column(std::string_view role, std::string_view encoding, const std::optional<std::string>& type,
+                   uint32_t fixed_size) {
+  using Role = Column::Role;
+  using Encoding = Column::Encoding;
+  static constexpr std::pair<const char*, Role> kRoles[] = {
+      {"other", Role::kOther}, {"tokens", Role::kTokens}, {"labels", Role::kLabels}};
+  static constexpr std::pair<const char*, Encoding> kEncodings[] = {{"opaque", Encoding::kOpaque},
+                                                                    {"bytes", Encoding::kBytes},
+                                                                    {"array", Encoding::kArray},
+                                                                    {"static_array", Encoding::kStaticArray}};
+  return {by_name(kRoles, role), by_name(kEncodings, encoding),
+          type ? std::optional(token_type(*type)) : std::nullopt, fixed_size};
+}
+
+StreamFiles make_stream_files(std::string name, std::string directory, std::string expand_directory,
+                              std::vector<std::vector<Column>> schemas, const std::vector<std::string>& basenames,
+                              const Array<bool>& is_zstd, const Array<uint32_t>& schema_indexes,
+                              const Array<uint32_t>& num_samples, const Array<uint64_t>& file_bytes,
+                              const Array<uint64_t>& raw_bytes, const std::optional<Array<uint64_t>>& tokens) {
+  const size_t size = basenames.size();
+  const bool* zstd = data_of(is_zstd, size, "is_zstd");
+  const uint32_t* schema = data_of(schema_indexes, size, "schema_indexes");
+  const uint32_t* samples = data_of(num_samples, size, "num_samples");
+  const uint64_t* in_file = data_of(file_bytes, size, "file_bytes");
+  const uint64_t* raw = data_of(raw_bytes, size, "raw_bytes");
+  const uint64_t* totals = tokens ? data_of(*tokens, size, "tokens") : nullptr;
+
+  StreamFiles files{std::move(name), std::move(directory), std::move(expand_directory), {}, {}};
+  for (std::vector<Column>& columns : schemas) files.schemas.push_back({std::move(columns)});
+  files.shards.reserve(size);
+  for (size_t i = 0; i < size; ++i) {
+    if (schema[i] >= files.schemas.size()) throw ArgumentError("a schema index is out of range.");
+    files.shards.push_back({basenames[i], zstd[i] ? ShardFile::Format::kZstd : ShardFile::Format::kRaw, schema[i],
+                            samples[i], in_file[i], raw[i],
+                            totals == nullptr ? std::nullopt : std::optional(totals[i])});
+  }
+  return files;
+}
+
+py::array to_numpy(const TokenArray& tokens) {
+  py::array out(py::dtype(name(tokens.type)), std::vector<py::ssize_t>{static_cast<py::ssize_t>(tokens.size)});
+  if (tokens.size > 0)
+    std::memcpy(out.mutable_data(), tokens.values, size_t{tokens.size} * size_bytes(tokens.type));
+  return out;
+}
+
+py::dict read_sample(ShardStore& store, uint32_t stream, uint32_t shard_index, uint32_t sample) {
+  std::shared_ptr<const Shard> shard;
+  std::vector<std::byte> bytes;
+  {
+    const py::gil_scoped_release release;
+    shard = store.get(stream, shard_index);
+    if (sample >= shard->num_samples())
+      throw ArgumentError(text(shard->path(), " has ", shard->num_samples(), " samples; there is no sample ", sample,
+                               "."));
+    bytes = shard->read_sample(sample);
+  }
+  const SampleTokens found = shard->parse(sample, bytes);
+  py::dict out;
+  out["tokens"] = to_numpy(found.tokens);
+  if (found.labels) out["labels"] = to_numpy(*found.labels);
+  return out;
+}
+
+py::tuple shard_totals(ShardStore& store, uint32_t stream, uint32_t shard_index) {
+  std::shared_ptr<const Shard> shard;
+  {
+    const py::gil_scoped_release release;
+    shard = store.get(stream, shard_index);
+  }
+  return py::make_tuple(shard->num_tokens(), shard->longest_sample());
+}
+
+// ---------------------------------------------------------------- order and layout
+std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const std::vector<Array<uint64_t>>& sizes,
+                                  std::vector<uint64_t> counts, uint64_t seed, uint32_t lanes, uint64_t global_batch,
+                                  uint64_t unit, bool drop_last, bool shuffle, uint32_t shuffle_block) {
+  OrderSpec spec;
+  for (size_t s = 0; s < names.size(); ++s) {
+    const Array<uint64_t>& shards = sizes.at(s);
+    spec.streams.push_back({names[s], std::vector<uint64_t>(shards.data(), shards.data() + shards.size())});
+  }
+  spec.counts = std::move(counts);
+  spec.seed = seed;
+  spec.lanes = lanes;
+  spec.global_batch = global_batch;
+  spec.unit = unit;
+  spec.drop_last = drop_last;
+  spec.shuffle = shuffle;
+  spec.shuffle_block = shuffle_block;
+  return std::make_shared<Order>(std::move(spec));
+}
+
+LayoutSpec make_layout_spec(std::string_view kind, uint32_t seq_len, std::string_view overflow) {
+  static constexpr std::pair<const char*, LayoutKind> kKinds[] = {{"pad", LayoutKind::kPad},
+                                                                  {"concat", LayoutKind::kConcat}};
+  static constexpr std::pair<const char*, Overflow> kOverflows[] = {{"truncate", Overflow::kTruncate},
+                                                                    {"error", Overflow::kError}};
+  return {by_name(kKinds, kind), seq_len, by_name(kOverflows, overflow)};
+}
+
+/// The rows of one global batch: segments (n, 5) int64 as stream, shard, sample, token_begin, token_end; and where each
+/// row ends among them.
+py::tuple plan_rows(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
+                    uint64_t first_row) {
+  Planner planner(std::move(store), std::move(order), layout, {}, first_row);
+  const BatchPlan plan = [&] {
+    const py::gil_scoped_release release;
+    return planner.next();
+  }();
+  const std::span<const Segment> segments = plan.rows.segments();
+  Array<int64_t> out({static_cast<py::ssize_t>(segments.size()), py::ssize_t{5}});
+  int64_t* at = out.mutable_data();
+  for (const Segment& segment : segments)
+    for (const uint32_t value :
+         {segment.stream, segment.shard, segment.sample, segment.token_begin, segment.token_end})
+      *at++ = value;
+  Array<int64_t> ends(static_cast<py::ssize_t>(plan.rows.size()));
+  for (uint32_t i = 0; i < plan.rows.size(); ++i) ends.mutable_at(i) = plan.rows.first_segment(i + 1);
+  return py::make_tuple(std::move(out), std::move(ends));
+}
+
+// ---------------------------------------------------------------- batches
+BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t num_rows, uint32_t seq_len,
+                              std::string_view dtype, int64_t pad_id, bool pad_left, std::string_view documents,
+                              int64_t document_token, uint64_t vocab_size) {
+  static constexpr std::pair<const char*, Field> kFields[] = {
+      {"input_ids", Field::kInputIds},        {"labels", Field::kLabels},
+      {"attention_mask", Field::kAttentionMask}, {"position_ids", Field::kPositionIds},
+      {"sequence_id", Field::kSequenceId},    {"stream_ids", Field::kStreamIds}};
+  static constexpr std::pair<const char*, BatchFormat::Integer> kIntegers[] = {
+      {"int32", BatchFormat::Integer::kInt32}, {"int64", BatchFormat::Integer::kInt64}};
+  static constexpr std::pair<const char*, BatchFormat::Documents> kDocuments[] = {
+      {"samples", BatchFormat::Documents::kSamples},
+      {"eos", BatchFormat::Documents::kEos},
+      {"bos", BatchFormat::Documents::kBos}};
+  BatchFormat format;
+  for (const std::string& field : fields) format.fields.push_back(by_name(kFields, field));
+  format.num_rows = num_rows;
+  format.seq_len = seq_len;
+  format.integer = by_name(kIntegers, dtype);
+  format.pad_id = pad_id;
+  format.pad_left = pad_left;
+  format.documents = by_name(kDocuments, documents);
+  format.document_token = document_token;
+  format.vocab_size = vocab_size;
+  return format;
+}
+
+/// The engine together with the Python objects whose memory it fills.
+class BoundEngine {
+ public:
+  BoundEngine(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
+              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint32_t num_workers) {
+    auto planner =
+        std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row);
+    engine_ = Engine::create(std::move(planner), std::move(store), format, num_workers);
+  }
+
+  ~BoundEngine() { close(); }
+
+  void submit(py::object buffer, uintptr_t address) {
+    engine_->submit(reinterpret_cast<std::byte*>(address));  // the address of `buffer`'s memory, kept alive with it
+    buffers_.push_back(std::move(buffer));
+  }
+
+  /// Waits in slices, so that Ctrl-C gets through. `timeout_s` 0: for as long as it takes.
+  py::tuple next(double timeout_s) {
+    using Seconds = std::chrono::duration<double>;
+    static constexpr std::chrono::milliseconds kSlice{100};
+    const auto start = std::chrono::steady_clock::now();
+    for (bool done = engine_->wait(std::chrono::nanoseconds::zero()); !done;) {
+      {
+        const py::gil_scoped_release release;
+        done = engine_->wait(kSlice);
+      }
+      if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (!done && timeout_s > 0 && Seconds(std::chrono::steady_clock::now() - start).count() >= timeout_s) {
+        PyErr_SetString(PyExc_TimeoutError, text("no batch within the timeout of ", timeout_s,
+                                                 " s: ", engine_->waiting_for(), ".")
+                                                .c_str());
+        throw py::error_already_set();
+      }
+    }
+    BatchInfo info = engine_->next();
+    py::object buffer = std::move(buffers_.front());
+    buffers_.pop_front();
+    return py::make_tuple(std::move(buffer), std::move(info));
+  }
+
+  py::dict times() const {
+    const EngineTimes times = engine_->times();
+    return py::dict("plan_s"_a = times.plan_s, "load_s"_a = times.load_s, "fill_s"_a = times.fill_s,
+                    "wait_s"_a = times.wait_s);
+  }
+
+  void close() {
+    const py::gil_scoped_release release;  // joins threads; they never take the GIL
+    engine_->close();
+  }
+
+ private:
+  std::deque<py::object> buffers_;  // in the order of submission; outlive the engine's threads
+  Engine::Pointer engine_;
+};
+
+Array<uint64_t> column_of(const BatchInfo& info, uint64_t StreamCounts::*member) {
+  Array<uint64_t> out(static_cast<py::ssize_t>(info.counts.size()));
+  uint64_t* at = out.mutable_data();
+  for (const StreamCounts& counts : info.counts) *at++ = counts.*member;
+  return out;
+}
+
+}  // namespace
+}  // namespace stoker
+
+PYBIND11_MODULE(_core, m) {
+  using namespace stoker;
+  register_errors();
+
+  py::class_<Column>(m, "Column")
+      .def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
+  py::class_<StreamFiles>(m, "StreamFiles")
+      .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "expand_directory"_a, "schemas"_a,
+           "basenames"_a, "is_zstd"_a, "schema_indexes"_a, "num_samples"_a, "file_bytes"_a, "raw_bytes"_a, "tokens"_a);
+  py::class_<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
+      .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
+      .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)
+      .def("totals", &shard_totals, "stream"_a, "shard"_a);
+
+  py::class_<Order, std::shared_ptr<Order>>(m, "Order")
+      .def(py::init(&make_order), py::kw_only(), "names"_a, "sizes"_a, "counts"_a, "seed"_a, "lanes"_a,
+           "global_batch"_a, "unit"_a, "drop_last"_a, "shuffle"_a, "shuffle_block"_a);
+  py::class_<LayoutSpec>(m, "Layout").def(py::init(&make_layout_spec), "kind"_a, "seq_len"_a, "overflow"_a);
+  m.def("plan_rows", &plan_rows, "store"_a, "order"_a, "layout"_a, "first_row"_a);
+
+  py::class_<BatchFormat>(m, "BatchFormat")
+      .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "dtype"_a, "pad_id"_a,
+           "pad_left"_a, "documents"_a, "document_token"_a, "vocab_size"_a)
+      .def_property_readonly("size_bytes", &BatchFormat::size_bytes);
+  py::class_<BufferPool>(m, "BufferPool")
+      .def(py::init<size_t, size_t>(), "size_bytes"_a, "max_kept"_a)
+      .def("take", &BufferPool::take);
+  py::class_<BufferPool::Buffer>(m, "Buffer", py::buffer_protocol())
+      .def_property_readonly("address", [](const BufferPool::Buffer& b) {
+        return reinterpret_cast<uintptr_t>(b.data());  // for Engine.submit
+      })
+      .def_buffer([](BufferPool::Buffer& b) {
+        return py::buffer_info(reinterpret_cast<uint8_t*>(b.data()),  // bytes, for Python
+                               static_cast<py::ssize_t>(b.size_bytes()));
+      });
+
+  py::class_<BatchInfo>(m, "BatchInfo")
+      .def_readonly("end_row", &BatchInfo::end_row)
+      .def_property_readonly("tokens", [](const BatchInfo& i) { return column_of(i, &StreamCounts::tokens); })
+      .def_property_readonly("truncated_tokens",
+                             [](const BatchInfo& i) { return column_of(i, &StreamCounts::truncated_tokens); })
+      .def_property_readonly("truncated_samples",
+                             [](const BatchInfo& i) { return column_of(i, &StreamCounts::truncated_samples); });
+  py::class_<BoundEngine>(m, "Engine")
+      .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
+                    uint32_t, uint32_t, uint64_t, uint32_t>(),
+           py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
+           "num_workers"_a)
+      .def("submit", &BoundEngine::submit, "buffer"_a, "address"_a)
+      .def("next", &BoundEngine::next, "timeout_s"_a)
+      .def("times", &BoundEngine::times)
+      .def("close", &BoundEngine::close);
+}

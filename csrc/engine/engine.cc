@@ -1,0 +1,349 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "base/process.h"
+#include "fill/fill.h"
+
+namespace stoker {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// The pieces under the bytes of samples [first, last] of a shard.
+void append_pieces(const std::shared_ptr<const Shard>& shard, uint32_t first, uint32_t last, std::vector<Piece>& out) {
+  const Shard::ByteRange bytes = shard->bytes_of(first, last);
+  if (shard->body().num_pieces() == 0 || bytes.begin == bytes.end) return;
+  const uint32_t last_piece = shard->body().piece_at(bytes.end - 1);
+  for (uint32_t i = shard->body().piece_at(bytes.begin); i <= last_piece; ++i) out.push_back({shard, i});
+}
+
+// What must be present to fill a batch, each piece once.
+std::vector<Piece> pieces_of(const BatchPlan& plan) {
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < plan.segment_shards.size(); ++i) {
+    const uint32_t sample = plan.rows.segments()[i].sample;
+    append_pieces(plan.shards[plan.segment_shards[i]], sample, sample, pieces);
+  }
+  const auto same = [](const Piece& a, const Piece& b) { return a.shard == b.shard && a.index == b.index; };
+  std::sort(pieces.begin(), pieces.end());
+  pieces.erase(std::unique(pieces.begin(), pieces.end(), same), pieces.end());
+  return pieces;
+}
+
+}  // namespace
+
+Engine::Pointer Engine::create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
+                               uint32_t num_workers) {
+  Pointer engine(new Engine(std::move(planner), std::move(store), std::move(format)));
+  for (uint32_t i = 0; i < num_workers; ++i)
+    engine->threads_.push_back(start_thread(text("stoker-", i), [e = engine.get()] { e->work(); }));
+  return engine;
+}
+
+Engine::Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format)
+    : store_(std::move(store)),
+      format_(std::move(format)),
+      fork_generation_(fork_generation()),
+      planner_(std::move(planner)) {}
+
+Engine::~Engine() { close(); }
+
+void Engine::Delete::operator()(Engine* engine) const {
+  // In a forked child the mutex may be locked and the threads do not exist: the memory is left alone.
+  if (engine->fork_generation_ == fork_generation()) delete engine;
+}
+
+void Engine::check_usable() const {
+  if (is_closed_) throw ClosedError("the loader is closed.");
+}
+
+void Engine::submit(std::byte* buffer) {
+  if (fork_generation_ != fork_generation())
+    throw ClosedError("the loader was started in another process, before a fork; its threads do not exist here. Make a "
+                      "loader in this process, or fork before the first batch is taken.");
+  const std::lock_guard lock(mutex_);
+  check_usable();
+  batches_.push_back(std::make_unique<Batch>(buffer));
+  wake_workers(1);
+}
+
+bool Engine::head_is_done() const {
+  return !batches_.empty() &&
+         (batches_.front()->state == Batch::State::kComplete || batches_.front()->state == Batch::State::kFailed);
+}
+
+bool Engine::wait(std::chrono::nanoseconds timeout) {
+  Lock lock(mutex_);
+  check_usable();
+  if (head_is_done()) return true;
+  if (batches_.empty()) throw ArgumentError("wait() needs a submitted buffer.");
+  const Clock::time_point start = Clock::now();
+  if (threads_.empty()) {
+    while (!head_is_done() && Clock::now() - start < timeout) work_once(lock);
+  } else {
+    consumer_waits_ = true;
+    head_done_.wait_for(lock, timeout, [this] { return is_closed_ || head_is_done(); });
+    consumer_waits_ = false;
+  }
+  times_.wait_s += seconds_since(start);
+  check_usable();
+  return head_is_done();
+}
+
+BatchInfo Engine::next() {
+  std::unique_ptr<Batch> head;  // its plan, maybe the last holder of a shard, is let go after the mutex
+  const std::lock_guard lock(mutex_);
+  check_usable();
+  if (!head_is_done()) throw ArgumentError("next() was called before wait() returned true.");
+  if (batches_.front()->error) std::rethrow_exception(batches_.front()->error);
+  head = std::move(batches_.front());
+  batches_.pop_front();
+  --num_planned_;
+  return {head->plan->end_row, head->plan->rows.counts()};
+}
+
+EngineTimes Engine::times() const {
+  const std::lock_guard lock(mutex_);
+  return times_;
+}
+
+std::string Engine::waiting_for() const {
+  const std::lock_guard lock(mutex_);
+  if (batches_.empty()) return "no batch has been asked for";
+  const Batch& head = *batches_.front();
+  switch (head.state) {
+    case Batch::State::kSubmitted:
+      return "the batch is waiting to be planned";
+    case Batch::State::kPlanning:
+      return "the batch is being planned (lengths are read from the heads of its shards)";
+    case Batch::State::kLoading:
+      for (const auto& [piece, waiters] : loading_)
+        if (std::find(waiters.begin(), waiters.end(), &head) != waiters.end())
+          return text("the batch waits for ", head.pieces_left, " piece(s) of compressed shards, one of them of ",
+                      piece.shard->path());
+      return "the batch waits for compressed shards";
+    case Batch::State::kFilling:
+      return text("the batch is being filled, ", head.jobs_left, " job(s) left");
+    case Batch::State::kComplete:
+    case Batch::State::kFailed:
+      break;
+  }
+  return "nothing: the batch is ready";
+}
+
+void Engine::close() {
+  if (fork_generation_ != fork_generation()) return;
+  {
+    const std::lock_guard lock(mutex_);
+    is_closed_ = true;
+  }
+  work_ready_.notify_all();
+  head_done_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+
+  // No thread is left, so nothing below is contended; a second close finds it empty.
+  const std::lock_guard lock(mutex_);
+  for (const Piece& piece : loads_) store_->pieces().abandon(piece);
+  for (const std::unique_ptr<Batch>& batch : batches_)
+    for (const Piece& piece : batch->pinned) store_->pieces().unpin(piece);
+  loads_.clear();
+  fills_.clear();
+  loading_.clear();
+  batches_.clear();
+}
+
+// ---------------------------------------------------------------- workers
+void Engine::work() {
+  Lock lock(mutex_);
+  for (;;) {
+    ++num_idle_;
+    work_ready_.wait(lock, [this] { return is_closed_ || has_work(); });
+    --num_idle_;
+    if (is_closed_) return;
+    try {
+      work_once(lock);
+    } catch (...) {  // no memory for the queues
+      if (!lock.owns_lock()) lock.lock();
+      for (const std::unique_ptr<Batch>& batch : batches_)
+        if (batch->state != Batch::State::kComplete) fail(*batch, std::current_exception());
+    }
+  }
+}
+
+bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_planned_ < batches_.size(); }
+
+bool Engine::has_work() const {
+  return !fills_.empty() || !loads_.empty() || can_plan() || !upcoming_.empty() || !upcoming_pieces_.empty();
+}
+
+void Engine::work_once(Lock& lock) {
+  if (!fills_.empty()) {
+    fill(lock);
+  } else if (!loads_.empty()) {
+    load(lock);
+  } else if (can_plan()) {
+    plan(lock);
+  } else {
+    look_ahead(lock);
+  }
+}
+
+void Engine::plan(Lock& lock) {
+  Batch& batch = *batches_[num_planned_++];  // stays: only next() removes batches, and only complete ones
+  batch.state = Batch::State::kPlanning;
+  is_planning_ = true;
+  lock.unlock();
+  const Clock::time_point start = Clock::now();
+  std::vector<Piece> pieces;
+  std::vector<Upcoming> upcoming;
+  std::exception_ptr error;
+  try {
+    batch.plan = std::make_unique<BatchPlan>(planner_->next());
+    pieces = pieces_of(*batch.plan);
+    upcoming = planner_->take_upcoming();
+  } catch (...) {
+    error = std::current_exception();
+  }
+  const double plan_s = seconds_since(start);
+  lock.lock();
+  times_.plan_s += plan_s;
+  is_planning_ = false;
+  if (error) {
+    fail(batch, error);
+    return;
+  }
+  batch.state = Batch::State::kLoading;
+  for (const Piece& piece : pieces) {
+    batch.pinned.push_back(piece);
+    begin_load(piece, &batch);
+  }
+  if (!threads_.empty()) upcoming_.insert(upcoming_.end(), upcoming.begin(), upcoming.end());
+  if (batch.pieces_left == 0) enqueue_fills(batch);
+  wake_workers(fills_.size() + loads_.size() + 1);
+}
+
+void Engine::begin_load(const Piece& piece, Batch* waiter) {
+  switch (store_->pieces().pin(piece)) {
+    case PieceCache::State::kPresent:
+      return;
+    case PieceCache::State::kAbsent:
+      loads_.push_back(piece);
+      loading_[piece] = {waiter};
+      break;
+    case PieceCache::State::kLoading:  // by this engine: it is in loading_ until it is present
+      loading_[piece].push_back(waiter);
+      break;
+  }
+  ++waiter->pieces_left;
+}
+
+void Engine::load(Lock& lock) {
+  const Piece piece = std::move(loads_.front());
+  loads_.pop_front();
+  lock.unlock();
+  const Clock::time_point start = Clock::now();
+  std::exception_ptr error;
+  try {
+    store_->pieces().load(piece);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  const double load_s = seconds_since(start);
+  lock.lock();
+  times_.load_s += load_s;
+  const auto waiters = loading_.extract(piece);
+  for (Batch* batch : waiters.mapped()) {
+    if (error) {
+      fail(*batch, error);
+    } else if (--batch->pieces_left == 0 && batch->state == Batch::State::kLoading) {
+      enqueue_fills(*batch);
+    }
+  }
+  wake_workers(fills_.size());
+}
+
+void Engine::enqueue_fills(Batch& batch) {
+  batch.state = Batch::State::kFilling;
+  const size_t bytes_a_row = format_.row_bytes() * format_.fields.size();
+  const auto rows_a_job = static_cast<uint32_t>(std::max<size_t>(1, kJobBytes / bytes_a_row));
+  for (uint32_t begin = 0; begin < format_.num_rows; begin += rows_a_job) {
+    fills_.push_back({&batch, begin, std::min(begin + rows_a_job, format_.num_rows)});
+    ++batch.jobs_left;
+  }
+}
+
+void Engine::fill(Lock& lock) {
+  const FillJob job = fills_.front();
+  fills_.pop_front();
+  Batch& batch = *job.batch;
+  lock.unlock();
+  const Clock::time_point start = Clock::now();
+  std::exception_ptr error;
+  try {
+    fill_rows(format_, *batch.plan, job.begin, job.end, batch.buffer);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  const double fill_s = seconds_since(start);
+  lock.lock();
+  times_.fill_s += fill_s;
+  if (error) fail(batch, error);
+  if (--batch.jobs_left > 0) return;
+  for (const Piece& piece : batch.pinned) store_->pieces().unpin(piece);
+  batch.pinned.clear();
+  if (!batch.error) batch.state = Batch::State::kComplete;
+  wake_consumer();
+}
+
+// Opens shards that will be needed and starts reading them; then loads their pieces, as long as there is room.
+void Engine::look_ahead(Lock& lock) {
+  if (!upcoming_pieces_.empty()) {
+    const Piece piece = std::move(upcoming_pieces_.front());
+    upcoming_pieces_.pop_front();
+    if (!store_->pieces().pin_if_free(piece)) return;
+    loads_.push_front(piece);
+    loading_[piece] = {};
+    load(lock);
+    store_->pieces().unpin(piece);
+    return;
+  }
+  const Upcoming upcoming = upcoming_.front();
+  upcoming_.pop_front();
+  lock.unlock();
+  std::vector<Piece> pieces;
+  try {
+    const std::shared_ptr<const Shard> shard = store_->get(upcoming.stream, upcoming.range.shard);
+    const Planner::SampleRange samples = planner_->samples_of(*shard, upcoming.range.things);
+    const Shard::ByteRange bytes = shard->bytes_of(samples.first, samples.last);
+    shard->body().will_need(bytes.begin, bytes.end);
+    append_pieces(shard, samples.first, samples.last, pieces);
+  } catch (...) {
+    // The error comes in its place in order, if the shard is still bad when it is needed.
+  }
+  lock.lock();
+  upcoming_pieces_.insert(upcoming_pieces_.end(), pieces.begin(), pieces.end());
+}
+
+void Engine::fail(Batch& batch, std::exception_ptr error) {
+  has_failed_ = true;
+  if (batch.error) return;
+  batch.error = std::move(error);
+  batch.state = Batch::State::kFailed;
+  wake_consumer();
+}
+
+void Engine::wake_workers(size_t jobs) {
+  for (size_t i = 0; i < std::min<size_t>(jobs, num_idle_); ++i) work_ready_.notify_one();
+}
+
+void Engine::wake_consumer() {
+  if (consumer_waits_ && head_is_done()) head_done_.notify_one();
+}
+
+}  // namespace stoker

@@ -1,0 +1,149 @@
+// Fills submitted buffers with the batches of one rank, in order, on background threads.
+//
+// Protocol. The consumer submits buffers; the n-th one gets the n-th batch. A batch is planned (by one worker at a
+// time, in order), its pieces of zstd shards are loaded (each once, whoever asked for it first), its rows are filled
+// (in jobs of about kJobBytes), and next() hands it over. Every worker takes whatever there is to do, the oldest batch
+// first: fill, else load, else plan, else load ahead what the order says will come. Nobody waits while holding work:
+// what is not ready is not in a queue yet. An error belongs to a batch and is delivered in its place, again at every
+// later call; nothing is planned after it. All shared state is guarded by one mutex; planning, loading and filling
+// happen outside of it.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/planner.h"
+#include "fill/batch_format.h"
+#include "fill/plan.h"
+#include "shard/shard_store.h"
+
+namespace stoker {
+
+/// What next() tells of the batch it hands over.
+struct BatchInfo {
+  uint64_t end_row;                  // global rows delivered once this batch is
+  std::vector<StreamCounts> counts;  // of this rank's rows, by stream
+};
+
+/// Seconds spent so far, by the threads that did the work.
+struct EngineTimes {
+  double plan_s = 0;
+  double load_s = 0;  // decompressing
+  double fill_s = 0;
+  double wait_s = 0;  // of the consumer, in wait()
+};
+
+/// Thread-safe, for one consumer. Owns its threads, but no batch memory.
+class Engine {
+ public:
+  static constexpr size_t kJobBytes = size_t{256} << 10;
+
+  /// A forked child has the memory of an engine, but not its threads: it must not destroy it.
+  struct Delete {
+    void operator()(Engine* engine) const;
+  };
+  using Pointer = std::unique_ptr<Engine, Delete>;
+
+  /// `num_workers` threads start at once; with 0 the work is done in wait(), and nothing is loaded ahead.
+  static Pointer create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
+                        uint32_t num_workers);
+
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Gives a buffer of format.size_bytes() to the engine until next() hands it back, or the engine is closed.
+  void submit(std::byte* buffer);
+
+  /// Waits until next() has something to give or to raise. Returns false if `timeout` passes before that. Raises
+  /// ClosedError if the engine is closed, meanwhile too.
+  bool wait(std::chrono::nanoseconds timeout);
+
+  /// The oldest submitted buffer is filled: hands it over. To be called when wait() has returned true. Raises the error
+  /// of its batch, at every call.
+  BatchInfo next();
+
+  /// What the oldest batch waits for, as a part of a sentence.
+  std::string waiting_for() const;
+
+  EngineTimes times() const;
+
+  /// Stops and joins all threads. Idempotent. Buffers are not written afterwards. In a forked child it does nothing.
+  void close();
+
+ private:
+  struct Batch {
+    enum class State { kSubmitted, kPlanning, kLoading, kFilling, kComplete, kFailed };
+    explicit Batch(std::byte* to) : buffer(to) {}
+    std::byte* buffer;
+    State state = State::kSubmitted;
+    std::unique_ptr<BatchPlan> plan;
+    std::vector<Piece> pinned;
+    uint32_t pieces_left = 0;  // loading
+    uint32_t jobs_left = 0;
+    std::exception_ptr error;
+  };
+  /// Rows [begin, end) of a batch whose pieces are all present.
+  struct FillJob {
+    Batch* batch;
+    uint32_t begin;
+    uint32_t end;
+  };
+  using Lock = std::unique_lock<std::mutex>;
+
+  Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format);
+  ~Engine();
+
+  void check_usable() const;
+  bool head_is_done() const;
+  void work();
+  bool can_plan() const;
+  bool has_work() const;
+  void work_once(Lock& lock);
+  void plan(Lock& lock);
+  void load(Lock& lock);
+  void fill(Lock& lock);
+  void look_ahead(Lock& lock);
+  void begin_load(const Piece& piece, Batch* waiter);
+  void enqueue_fills(Batch& batch);
+  void fail(Batch& batch, std::exception_ptr error);
+  void wake_workers(size_t jobs);
+  void wake_consumer();
+
+  const std::shared_ptr<ShardStore> store_;
+  const BatchFormat format_;
+  const uint64_t fork_generation_;
+  std::unique_ptr<Planner> planner_;  // used by the one worker that has set is_planning_
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_ready_;
+  std::condition_variable head_done_;
+
+  // Guarded by mutex_.
+  std::deque<std::unique_ptr<Batch>> batches_;      // submitted and not handed over, in order
+  size_t num_planned_ = 0;                          // of batches_, from the front; the one being planned counts
+  bool is_planning_ = false;
+  bool has_failed_ = false;                         // some batch has; nothing is planned any more
+  bool is_closed_ = false;
+  uint32_t num_idle_ = 0;                           // workers that wait
+  bool consumer_waits_ = false;
+  std::deque<FillJob> fills_;
+  std::deque<Piece> loads_;                         // to be loaded, oldest batch first
+  std::map<Piece, std::vector<Batch*>> loading_;    // pieces in loads_ or being loaded, and who waits for them
+  std::deque<Upcoming> upcoming_;                   // to be looked at when nothing else is to be done
+  std::deque<Piece> upcoming_pieces_;               // to be loaded when nothing else is to be done
+  EngineTimes times_;
+
+  std::vector<std::thread> threads_;  // used by create() and close() only
+};
+
+}  // namespace stoker

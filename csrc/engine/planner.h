@@ -1,0 +1,62 @@
+// Plans the batches of one rank: order, lengths and layout together.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "fill/plan.h"
+#include "layout/layout.h"
+#include "order/order.h"
+#include "shard/shard_store.h"
+
+namespace stoker {
+
+/// Which rows of a global batch a rank serves: R with R mod world_size == rank.
+struct RankSlice {
+  uint32_t rank = 0;
+  uint32_t world_size = 1;  // divides the global batch
+};
+
+/// Not thread-safe, but for samples_of().
+class Planner final : private SampleLengths {
+ public:
+  /// The first batch begins at global row `first_row`.
+  Planner(std::shared_ptr<ShardStore> store, std::shared_ptr<const Order> order, const LayoutSpec& layout,
+          RankSlice slice, uint64_t first_row);
+
+  /// The plan of the next batch. After an error the planner must not be used again.
+  BatchPlan next();
+
+  /// See UnitMap::take_upcoming.
+  std::vector<Upcoming> take_upcoming() { return layout_->take_upcoming(); }
+
+  struct SampleRange {
+    uint32_t first;
+    uint32_t last;  // inclusive
+  };
+  /// The samples of a shard that a range of the order's things (samples, or tokens for `concat`), not empty, is of.
+  SampleRange samples_of(const Shard& shard, Range things) const;
+
+ private:
+  std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override;
+
+  /// Where a shard stands in the plan at hand.
+  struct Slot {
+    uint64_t batch = 0;  // number of the batch that the slot is of; 0: none
+    uint32_t index = 0;
+  };
+
+  std::shared_ptr<ShardStore> store_;
+  std::shared_ptr<const Order> order_;
+  const LayoutKind kind_;
+  const RankSlice slice_;
+  uint64_t next_row_;
+  uint64_t batch_ = 0;  // batches begun
+  std::vector<std::vector<Slot>> slots_;  // by stream and shard
+  BatchPlan* plan_ = nullptr;             // the plan at hand
+  std::unique_ptr<Layout> layout_;
+};
+
+}  // namespace stoker

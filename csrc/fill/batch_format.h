@@ -1,0 +1,35 @@
+// What a batch looks like in memory: one buffer, field after field, each rows x seq_len integers of one type.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace stoker {
+
+enum class Field : uint8_t { kInputIds, kLabels, kAttentionMask, kPositionIds, kSequenceId, kStreamIds };
+
+inline constexpr int kIgnoreLabel = -100;  // torch's ignore_index: no loss here
+inline constexpr int kNoDocument = -1;     // sequence_id and stream_ids of padding
+
+struct BatchFormat {
+  enum class Integer : uint8_t { kInt32, kInt64 };
+  enum class Documents : uint8_t { kSamples, kEos, kBos };  // where documents begin, for sequence_id and position_ids
+
+  std::vector<Field> fields;  // in the order of the buffer; input_ids is one of them, none twice
+  uint32_t num_rows = 0;      // of this rank
+  uint32_t seq_len = 0;
+  Integer integer = Integer::kInt64;
+  int64_t pad_id = 0;
+  bool pad_left = false;
+  Documents documents = Documents::kSamples;
+  int64_t document_token = -1;  // kEos: the last token of a document; kBos: the first
+  uint64_t vocab_size = 0;      // a token at or above it is an error; 0: only what the integer type can't hold is
+
+  size_t integer_bytes() const { return integer == Integer::kInt32 ? 4 : 8; }
+  size_t row_bytes() const { return seq_len * integer_bytes(); }
+  size_t field_bytes() const { return num_rows * row_bytes(); }
+  size_t size_bytes() const { return fields.size() * field_bytes(); }
+};
+
+}  // namespace stoker

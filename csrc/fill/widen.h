@@ -1,0 +1,16 @@
+// Copies tokens out of a shard, widening them to the batch's integer type.
+#pragma once
+
+#include <cstdint>
+
+#include "shard/sample.h"
+
+namespace stoker {
+
+/// Copies `count` values of `source` from value `begin` on to `ids`, and to `labels` too where that is not null.
+/// Returns the largest value as an unsigned 64-bit number, a negative one counting as larger than all others; 0 where
+/// no value of the type can reach `limit`. Instantiated for int32_t and int64_t.
+template <typename Integer>
+uint64_t widen(const TokenArray& source, uint32_t begin, uint32_t count, uint64_t limit, Integer* ids, Integer* labels);
+
+}  // namespace stoker

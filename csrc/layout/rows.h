@@ -1,0 +1,58 @@
+// Rows of segments: what layout decides and fill copies.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace stoker {
+
+/// Tokens [token_begin, token_end) of one sample.
+struct Segment {
+  uint32_t stream;
+  uint32_t shard;   // of the stream, in file order
+  uint32_t sample;  // in the shard
+  uint32_t token_begin;
+  uint32_t token_end;
+  uint32_t size() const { return token_end - token_begin; }
+};
+
+/// What the rows of a batch hold of one stream.
+struct StreamCounts {
+  uint64_t tokens = 0;            // in the rows
+  uint64_t truncated_tokens = 0;  // cut from samples longer than seq_len
+  uint64_t truncated_samples = 0;
+};
+
+/// Rows one after the other. An empty row is all padding.
+class Rows {
+ public:
+  explicit Rows(uint32_t num_streams) : counts_(num_streams) {}
+
+  void add(const Segment& segment) {
+    segments_.push_back(segment);
+    counts_[segment.stream].tokens += segment.size();
+  }
+  void count_truncated(uint32_t stream, uint64_t tokens) {
+    counts_[stream].truncated_tokens += tokens;
+    ++counts_[stream].truncated_samples;
+  }
+  void end_row() { ends_.push_back(static_cast<uint32_t>(segments_.size())); }
+
+  uint32_t size() const { return static_cast<uint32_t>(ends_.size()); }
+
+  /// Where the segments of row `i` begin among all.
+  uint32_t first_segment(uint32_t i) const { return i == 0 ? 0 : ends_[i - 1]; }
+  std::span<const Segment> row(uint32_t i) const {
+    return std::span(segments_).subspan(first_segment(i), ends_[i] - first_segment(i));
+  }
+  std::span<const Segment> segments() const { return segments_; }
+  const std::vector<StreamCounts>& counts() const { return counts_; }
+
+ private:
+  std::vector<Segment> segments_;
+  std::vector<uint32_t> ends_;  // of each row, among segments_
+  std::vector<StreamCounts> counts_;
+};
+
+}  // namespace stoker

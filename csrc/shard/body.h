@@ -1,0 +1,55 @@
+// The raw bytes of an open shard as one range of memory, whose pieces become present on demand.
+//
+// A raw file is mapped: it has no pieces, all of it is there. A zstd file's pieces are its frames (or the whole file,
+// where a frame does not state its size): each is decoded into its place in a reserved range of addresses, or the
+// file is expanded once into a raw file in the cache directory and mapped. Who may load and unload pieces, and when,
+// is the business of PieceCache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/file.h"
+
+namespace stoker {
+
+class ShardBody {
+ public:
+  virtual ~ShardBody() = default;
+
+  /// The address of raw byte 0. Bytes of a piece may be read while it is present, under a FaultGuard of mapped().
+  /// Changes when a piece is loaded only in bodies of one piece.
+  virtual const std::byte* data() const = 0;
+
+  /// The mapping that reads of the body touch; empty if there is none.
+  virtual std::span<const std::byte> mapped() const { return {}; }
+
+  virtual uint32_t num_pieces() const { return 0; }
+  virtual uint32_t piece_at(uint64_t raw_offset) const = 0;
+  /// Memory that a present piece takes, 0 for file-backed ones.
+  virtual uint64_t piece_bytes(uint32_t piece) const = 0;
+
+  /// Makes a piece present. Calls for one piece must not overlap. Raises CorruptShardError or SystemError.
+  virtual void load(uint32_t piece) = 0;
+
+  /// Gives the memory of a piece back.
+  virtual void unload(uint32_t piece) = 0;
+
+  /// Starts reading raw bytes [begin, end) from disk in the background, where that means anything.
+  virtual void will_need(uint64_t begin, uint64_t end) const = 0;
+};
+
+/// A raw file, mapped.
+std::unique_ptr<ShardBody> map_raw(const File& file);
+
+/// A zstd file decoded into memory. `raw_bytes` is what index.json says; frames that disagree raise CorruptShardError.
+std::unique_ptr<ShardBody> decode_zstd(const File& file, uint64_t raw_bytes);
+
+/// A zstd file expanded once into `raw_path` (written beside it, then renamed), which is used as it is if it is there
+/// already with the right size.
+std::unique_ptr<ShardBody> expand_zstd(const File& file, uint64_t raw_bytes, std::string raw_path);
+
+}  // namespace stoker
