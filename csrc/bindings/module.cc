@@ -71,16 +71,16 @@ Column make_column(std::string_view role, std::string_view encoding, const std::
 }
 
 StreamFiles make_stream_files(std::string name, std::string directory, std::string expand_directory,
-                              std::vector<std::vector<Column>> schemas, const std::vector<std::string>& basenames,
-                              const Array<bool>& is_zstd, const Array<uint32_t>& schema_indexes,
-                              const Array<uint32_t>& num_samples, const Array<uint64_t>& file_bytes,
-                              const Array<uint64_t>& raw_bytes, const std::optional<Array<uint64_t>>& tokens) {
-  const size_t size = basenames.size();
-  const bool* zstd = data_of(is_zstd, size, "is_zstd");
+                              std::vector<std::vector<Column>> schemas, std::vector<std::string> raw_basenames,
+                              std::vector<std::string> zip_basenames, const Array<uint32_t>& schema_indexes,
+                              const Array<uint32_t>& samples, const Array<uint64_t>& raw_bytes,
+                              const Array<uint64_t>& zip_bytes, const std::optional<Array<uint64_t>>& tokens) {
+  const size_t size = raw_basenames.size();
+  if (zip_basenames.size() != size) throw ArgumentError("zip_basenames must be as many as raw_basenames.");
   const uint32_t* schema = data_of(schema_indexes, size, "schema_indexes");
-  const uint32_t* samples = data_of(num_samples, size, "num_samples");
-  const uint64_t* in_file = data_of(file_bytes, size, "file_bytes");
+  const uint32_t* num_samples = data_of(samples, size, "samples");
   const uint64_t* raw = data_of(raw_bytes, size, "raw_bytes");
+  const uint64_t* zip = data_of(zip_bytes, size, "zip_bytes");
   const uint64_t* totals = tokens ? data_of(*tokens, size, "tokens") : nullptr;
 
   StreamFiles files{std::move(name), std::move(directory), std::move(expand_directory), {}, {}};
@@ -88,9 +88,8 @@ StreamFiles make_stream_files(std::string name, std::string directory, std::stri
   files.shards.reserve(size);
   for (size_t i = 0; i < size; ++i) {
     if (schema[i] >= files.schemas.size()) throw ArgumentError("a schema index is out of range.");
-    files.shards.push_back({basenames[i], zstd[i] ? ShardFile::Format::kZstd : ShardFile::Format::kRaw, schema[i],
-                            samples[i], in_file[i], raw[i],
-                            totals == nullptr ? std::nullopt : std::optional(totals[i])});
+    files.shards.push_back({std::move(raw_basenames[i]), std::move(zip_basenames[i]), schema[i], num_samples[i],
+                            raw[i], zip[i], totals == nullptr ? std::nullopt : std::optional(totals[i])});
   }
   return files;
 }
@@ -246,11 +245,7 @@ class BoundEngine {
     return py::make_tuple(std::move(buffer), std::move(info));
   }
 
-  py::dict times() const {
-    const EngineTimes times = engine_->times();
-    return py::dict("plan_s"_a = times.plan_s, "load_s"_a = times.load_s, "fill_s"_a = times.fill_s,
-                    "wait_s"_a = times.wait_s);
-  }
+  Progress progress() const { return engine_->progress(); }
 
   void close() {
     const py::gil_scoped_release release;  // joins threads; they never take the GIL
@@ -262,11 +257,21 @@ class BoundEngine {
   Engine::Pointer engine_;
 };
 
-Array<uint64_t> column_of(const BatchInfo& info, uint64_t StreamCounts::*member) {
-  Array<uint64_t> out(static_cast<py::ssize_t>(info.counts.size()));
+/// One number of each stream, as an array.
+template <uint64_t StreamCounts::*kMember, typename Owner>
+Array<uint64_t> counts_of(const Owner& owner) {
+  Array<uint64_t> out(static_cast<py::ssize_t>(owner.counts.size()));
   uint64_t* at = out.mutable_data();
-  for (const StreamCounts& counts : info.counts) *at++ = counts.*member;
+  for (const StreamCounts& counts : owner.counts) *at++ = counts.*kMember;
   return out;
+}
+
+template <typename Owner>
+void bind_counts(py::class_<Owner>& type) {
+  type.def_property_readonly("units", &counts_of<&StreamCounts::units, Owner>)
+      .def_property_readonly("tokens", &counts_of<&StreamCounts::tokens, Owner>)
+      .def_property_readonly("truncated_tokens", &counts_of<&StreamCounts::truncated_tokens, Owner>)
+      .def_property_readonly("truncated_samples", &counts_of<&StreamCounts::truncated_samples, Owner>);
 }
 
 }  // namespace
@@ -280,7 +285,8 @@ PYBIND11_MODULE(_core, m) {
       .def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
   py::class_<StreamFiles>(m, "StreamFiles")
       .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "expand_directory"_a, "schemas"_a,
-           "basenames"_a, "is_zstd"_a, "schema_indexes"_a, "num_samples"_a, "file_bytes"_a, "raw_bytes"_a, "tokens"_a);
+           "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a, "raw_bytes"_a, "zip_bytes"_a,
+           "tokens"_a);
   py::class_<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
       .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
       .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)
@@ -308,13 +314,16 @@ PYBIND11_MODULE(_core, m) {
                                static_cast<py::ssize_t>(b.size_bytes()));
       });
 
-  py::class_<BatchInfo>(m, "BatchInfo")
-      .def_readonly("end_row", &BatchInfo::end_row)
-      .def_property_readonly("tokens", [](const BatchInfo& i) { return column_of(i, &StreamCounts::tokens); })
-      .def_property_readonly("truncated_tokens",
-                             [](const BatchInfo& i) { return column_of(i, &StreamCounts::truncated_tokens); })
-      .def_property_readonly("truncated_samples",
-                             [](const BatchInfo& i) { return column_of(i, &StreamCounts::truncated_samples); });
+  py::class_<BatchInfo> info(m, "BatchInfo");
+  info.def_readonly("end_row", &BatchInfo::end_row);
+  bind_counts(info);
+  py::class_<Progress> progress(m, "Progress");
+  progress.def_readonly("num_batches", &Progress::num_batches)
+      .def_readonly("plan_s", &Progress::plan_s)
+      .def_readonly("load_s", &Progress::load_s)
+      .def_readonly("fill_s", &Progress::fill_s)
+      .def_readonly("wait_s", &Progress::wait_s);
+  bind_counts(progress);
   py::class_<BoundEngine>(m, "Engine")
       .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
                     uint32_t, uint32_t, uint64_t, uint32_t>(),
@@ -322,6 +331,6 @@ PYBIND11_MODULE(_core, m) {
            "num_workers"_a)
       .def("submit", &BoundEngine::submit, "buffer"_a, "address"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a)
-      .def("times", &BoundEngine::times)
+      .def("progress", &BoundEngine::progress)
       .def("close", &BoundEngine::close);
 }

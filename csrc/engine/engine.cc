@@ -49,7 +49,9 @@ Engine::Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> sto
     : store_(std::move(store)),
       format_(std::move(format)),
       fork_generation_(fork_generation()),
-      planner_(std::move(planner)) {}
+      planner_(std::move(planner)) {
+  progress_.counts.resize(store_->streams().size());
+}
 
 Engine::~Engine() { close(); }
 
@@ -58,16 +60,21 @@ void Engine::Delete::operator()(Engine* engine) const {
   if (engine->fork_generation_ == fork_generation()) delete engine;
 }
 
-void Engine::check_usable() const {
+// Before the mutex is touched: a fork may have copied it locked.
+void Engine::check_process() const {
+  if (fork_generation_ != fork_generation())
+    throw ClosedError("the loader was started in another process, before a fork; its threads do not exist here. Make a "
+                      "loader in this process, or fork before the first batch is taken.");
+}
+
+void Engine::check_open() const {
   if (is_closed_) throw ClosedError("the loader is closed.");
 }
 
 void Engine::submit(std::byte* buffer) {
-  if (fork_generation_ != fork_generation())
-    throw ClosedError("the loader was started in another process, before a fork; its threads do not exist here. Make a "
-                      "loader in this process, or fork before the first batch is taken.");
+  check_process();
   const std::lock_guard lock(mutex_);
-  check_usable();
+  check_open();
   batches_.push_back(std::make_unique<Batch>(buffer));
   wake_workers(1);
 }
@@ -78,8 +85,9 @@ bool Engine::head_is_done() const {
 }
 
 bool Engine::wait(std::chrono::nanoseconds timeout) {
+  check_process();
   Lock lock(mutex_);
-  check_usable();
+  check_open();
   if (head_is_done()) return true;
   if (batches_.empty()) throw ArgumentError("wait() needs a submitted buffer.");
   const Clock::time_point start = Clock::now();
@@ -90,29 +98,35 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
     head_done_.wait_for(lock, timeout, [this] { return is_closed_ || head_is_done(); });
     consumer_waits_ = false;
   }
-  times_.wait_s += seconds_since(start);
-  check_usable();
+  progress_.wait_s += seconds_since(start);
+  check_open();
   return head_is_done();
 }
 
 BatchInfo Engine::next() {
+  check_process();
   std::unique_ptr<Batch> head;  // its plan, maybe the last holder of a shard, is let go after the mutex
   const std::lock_guard lock(mutex_);
-  check_usable();
+  check_open();
   if (!head_is_done()) throw ArgumentError("next() was called before wait() returned true.");
   if (batches_.front()->error) std::rethrow_exception(batches_.front()->error);
   head = std::move(batches_.front());
   batches_.pop_front();
   --num_planned_;
-  return {head->plan->end_row, head->plan->rows.counts()};
+  BatchInfo info{head->plan->end_row, head->plan->rows.counts()};
+  ++progress_.num_batches;
+  for (size_t s = 0; s < info.counts.size(); ++s) progress_.counts[s] += info.counts[s];
+  return info;
 }
 
-EngineTimes Engine::times() const {
+Progress Engine::progress() const {
+  check_process();
   const std::lock_guard lock(mutex_);
-  return times_;
+  return progress_;
 }
 
 std::string Engine::waiting_for() const {
+  check_process();
   const std::lock_guard lock(mutex_);
   if (batches_.empty()) return "no batch has been asked for";
   const Batch& head = *batches_.front();
@@ -212,7 +226,7 @@ void Engine::plan(Lock& lock) {
   }
   const double plan_s = seconds_since(start);
   lock.lock();
-  times_.plan_s += plan_s;
+  progress_.plan_s += plan_s;
   is_planning_ = false;
   if (error) {
     fail(batch, error);
@@ -256,7 +270,7 @@ void Engine::load(Lock& lock) {
   }
   const double load_s = seconds_since(start);
   lock.lock();
-  times_.load_s += load_s;
+  progress_.load_s += load_s;
   const auto waiters = loading_.extract(piece);
   for (Batch* batch : waiters.mapped()) {
     if (error) {
@@ -292,7 +306,7 @@ void Engine::fill(Lock& lock) {
   }
   const double fill_s = seconds_since(start);
   lock.lock();
-  times_.fill_s += fill_s;
+  progress_.fill_s += fill_s;
   if (error) fail(batch, error);
   if (--batch.jobs_left > 0) return;
   for (const Piece& piece : batch.pinned) store_->pieces().unpin(piece);

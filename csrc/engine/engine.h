@@ -35,8 +35,10 @@ struct BatchInfo {
   std::vector<StreamCounts> counts;  // of this rank's rows, by stream
 };
 
-/// Seconds spent so far, by the threads that did the work.
-struct EngineTimes {
+/// What an engine has done so far. Seconds are of the threads that did the work.
+struct Progress {
+  uint64_t num_batches = 0;          // handed over
+  std::vector<StreamCounts> counts;  // of these, by stream
   double plan_s = 0;
   double load_s = 0;  // decompressing
   double fill_s = 0;
@@ -75,7 +77,7 @@ class Engine {
   /// What the oldest batch waits for, as a part of a sentence.
   std::string waiting_for() const;
 
-  EngineTimes times() const;
+  Progress progress() const;
 
   /// Stops and joins all threads. Idempotent. Buffers are not written afterwards. In a forked child it does nothing.
   void close();
@@ -103,7 +105,8 @@ class Engine {
   Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format);
   ~Engine();
 
-  void check_usable() const;
+  void check_process() const;
+  void check_open() const;
   bool head_is_done() const;
   void work();
   bool can_plan() const;
@@ -141,7 +144,7 @@ class Engine {
   std::map<Piece, std::vector<Batch*>> loading_;    // pieces in loads_ or being loaded, and who waits for them
   std::deque<Upcoming> upcoming_;                   // to be looked at when nothing else is to be done
   std::deque<Piece> upcoming_pieces_;               // to be loaded when nothing else is to be done
-  EngineTimes times_;
+  Progress progress_;
 
   std::vector<std::thread> threads_;  // used by create() and close() only
 };

@@ -19,9 +19,18 @@ struct Segment {
 
 /// What the rows of a batch hold of one stream.
 struct StreamCounts {
+  uint64_t units = 0;             // of the order: what weights count
   uint64_t tokens = 0;            // in the rows
   uint64_t truncated_tokens = 0;  // cut from samples longer than seq_len
   uint64_t truncated_samples = 0;
+
+  StreamCounts& operator+=(const StreamCounts& other) {
+    units += other.units;
+    tokens += other.tokens;
+    truncated_tokens += other.truncated_tokens;
+    truncated_samples += other.truncated_samples;
+    return *this;
+  }
 };
 
 /// Rows one after the other. An empty row is all padding.
@@ -33,6 +42,7 @@ class Rows {
     segments_.push_back(segment);
     counts_[segment.stream].tokens += segment.size();
   }
+  void count_unit(uint32_t stream) { ++counts_[stream].units; }
   void count_truncated(uint32_t stream, uint64_t tokens) {
     counts_[stream].truncated_tokens += tokens;
     ++counts_[stream].truncated_samples;

@@ -9,6 +9,7 @@ namespace stoker {
 
 void PadLayout::append_row(uint64_t row, Rows& out) {
   if (const std::optional<Unit> unit = cursor_.row(row)) {
+    out.count_unit(unit->stream);
     pieces_.clear();
     order_.stream(unit->stream).append_pieces(unit->index, pieces_);
     const uint32_t shard = pieces_.front().shard;
@@ -31,6 +32,7 @@ void PadLayout::append_row(uint64_t row, Rows& out) {
 
 void ConcatLayout::append_row(uint64_t row, Rows& out) {
   if (const std::optional<Unit> unit = cursor_.row(row)) {
+    out.count_unit(unit->stream);
     pieces_.clear();
     order_.stream(unit->stream).append_pieces(unit->index, pieces_);
     for (const ShardRange& piece : pieces_) {

@@ -1,6 +1,7 @@
 #include "shard/shard_store.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/error.h"
 
@@ -8,11 +9,26 @@ namespace stoker {
 namespace {
 
 // Names an expanded shard by what it was made from, so that a data set written anew is expanded anew.
-std::string expanded_path(const StreamFiles& stream, const std::string& path, const std::string& basename) {
+std::string expanded_path(const StreamFiles& stream, const std::string& zip_path, const std::string& basename) {
   struct stat status{};
-  if (::stat(path.c_str(), &status) != 0) return {};  // opening the shard will say why
+  if (::stat(zip_path.c_str(), &status) != 0) return {};  // opening the shard will say why
   return text(stream.expand_directory, "/", basename, ".", std::hex, status.st_size, "-", status.st_mtim.tv_sec, "-",
-              status.st_mtim.tv_nsec, ".raw");
+              status.st_mtim.tv_nsec);
+}
+
+ShardFile find_file(const StreamFiles& stream, const StreamFiles::Entry& entry) {
+  ShardFile file;
+  file.raw_bytes = file.file_bytes = entry.raw_bytes;
+  file.num_samples = entry.num_samples;
+  file.tokens = entry.tokens;
+  file.path = stream.directory + "/" + entry.raw_basename;
+  // A compressed shard may lie there decompressed, as MosaicML Streaming leaves it in its cache.
+  if (entry.zip_basename.empty() || ::access(file.path.c_str(), F_OK) == 0) return file;
+  file.format = ShardFile::Format::kZstd;
+  file.path = stream.directory + "/" + entry.zip_basename;
+  file.file_bytes = entry.zip_bytes;
+  if (!stream.expand_directory.empty()) file.expanded_path = expanded_path(stream, file.path, entry.raw_basename);
+  return file;
 }
 
 }  // namespace
@@ -31,11 +47,7 @@ std::shared_ptr<const Shard> ShardStore::get(uint32_t stream, uint32_t shard) {
   // Not under the mutex: files are slow. Two threads may open the same shard; the first one's is kept.
   const StreamFiles& files = streams_[stream];
   const StreamFiles::Entry& entry = files.shards[shard];
-  ShardFile file{files.directory + "/" + entry.basename, entry.format, entry.file_bytes, entry.raw_bytes,
-                 entry.num_samples, entry.tokens, {}};
-  if (entry.format == ShardFile::Format::kZstd && !files.expand_directory.empty())
-    file.expanded_path = expanded_path(files, file.path, entry.basename);
-  auto opened = std::make_shared<const Shard>(file, files.schemas[entry.schema]);
+  auto opened = std::make_shared<const Shard>(find_file(files, entry), files.schemas[entry.schema]);
 
   std::vector<std::shared_ptr<const Shard>> closed;  // let go after the mutex
   const std::lock_guard lock(mutex_);

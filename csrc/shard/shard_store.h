@@ -22,12 +22,12 @@ struct StreamFiles {
   std::string expand_directory;  // where zstd shards are expanded; empty: they are decoded into memory
   std::vector<Schema> schemas;
   struct Entry {
-    std::string basename;  // of the file that is there, relative to the directory
-    ShardFile::Format format;
-    uint32_t schema;  // index in schemas
+    std::string raw_basename;  // relative to the directory
+    std::string zip_basename;  // of the zstd file; empty: there is none
+    uint32_t schema;           // index in schemas
     uint32_t num_samples;
-    uint64_t file_bytes;
     uint64_t raw_bytes;
+    uint64_t zip_bytes;
     std::optional<uint64_t> tokens;
   };
   std::vector<Entry> shards;

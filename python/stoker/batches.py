@@ -1,0 +1,92 @@
+"""Memory for batches, and the arrays or tensors that a trainer sees of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+
+from stoker import _core
+
+logger = logging.getLogger("stoker")
+
+
+class BatchMemory(Protocol):
+    """Where batches are filled. One buffer holds all fields: (fields, rows, seq_len) of one integer type."""
+
+    def take(self) -> tuple[Any, int]:
+        """A buffer that nobody uses, and its address."""
+
+    def arrays(self, buffer: Any) -> Any:
+        """The filled buffer as one array or tensor that keeps it alive."""
+
+
+class NumpyMemory:
+    """Buffers from a pool, to which each returns when the last array that views it dies."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: str, max_kept: int) -> None:
+        self._shape = shape
+        self._dtype = np.dtype(dtype)
+        self._pool = _core.BufferPool(int(np.prod(shape)) * self._dtype.itemsize, max_kept)
+
+    def take(self) -> tuple[_core.Buffer, int]:
+        buffer = self._pool.take()
+        return buffer, buffer.address
+
+    def arrays(self, buffer: _core.Buffer) -> Any:
+        return np.frombuffer(buffer, self._dtype).reshape(self._shape)
+
+
+class TorchMemory(NumpyMemory):
+    """The same as tensors."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: str, max_kept: int) -> None:
+        import torch
+
+        super().__init__(shape, dtype, max_kept)
+        self._from_numpy = torch.from_numpy
+
+    def arrays(self, buffer: _core.Buffer) -> Any:
+        return self._from_numpy(super().arrays(buffer)).unbind()
+
+
+class PinnedMemory:
+    """torch's own pinned tensors, each handed out once: torch's caching host allocator then keeps the memory of a tensor
+    that is dropped until copies from it are done."""
+
+    def __init__(self, shape: tuple[int, int, int], dtype: str) -> None:
+        import torch
+
+        self._empty = torch.empty
+        self._shape = shape
+        self._dtype = getattr(torch, dtype)
+
+    def take(self) -> tuple[Any, int]:
+        tensor = self._empty(self._shape, dtype=self._dtype, pin_memory=True)
+        return tensor, tensor.data_ptr()
+
+    def arrays(self, buffer: Any) -> Any:
+        return buffer.unbind()
+
+
+def make_memory(shape: tuple[int, int, int], dtype: str, *, max_kept: int, pin_memory: bool) -> BatchMemory:
+    """Chooses where batches are filled: torch tensors, or numpy arrays where torch is not installed.
+
+    Args:
+        shape: (fields, rows, seq_len).
+        dtype: "int32" or "int64".
+        max_kept: Buffers that wait in the pool for use at most.
+        pin_memory: Fill page-locked memory. Without torch or an accelerator, plain memory is used, with a warning.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError:
+        if pin_memory:
+            logger.warning("pin_memory=True needs torch, which is not installed: batches are plain numpy arrays.")
+        return NumpyMemory(shape, dtype, max_kept)
+    if pin_memory and torch.cuda.is_available():
+        return PinnedMemory(shape, dtype)
+    if pin_memory:
+        logger.warning("pin_memory=True but torch finds no accelerator: batches are in plain memory.")
+    return TorchMemory(shape, dtype, max_kept)

@@ -1,0 +1,151 @@
+"""The streams of a loader, opened: their indexes, sizes and shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import gcd
+
+import numpy as np
+import numpy.typing as npt
+
+from stoker import _core
+from stoker.index import StreamIndex, index_path, read_index
+from stoker.options import Options
+from stoker.stream import Stream
+
+
+class TokenDataset:
+    """What a loader reads from: `loader.dataset`.
+
+    Streams are in the order of their names; that is the order of `stream_ids`, whatever the order of the list given.
+
+    Attributes:
+        streams: The streams.
+        indexes: Their indexes.
+        sizes: Things of each shard of each stream, uint64: samples (`pad`) or tokens (`concat`).
+    """
+
+    def __init__(self, streams: Sequence[Stream], options: Options) -> None:
+        """Reads the index files; opens no shard.
+
+        Raises:
+            FileNotFoundError: A stream has no index.json.
+            ValueError: There is no stream, two have one name, an index breaks its format, a stream is empty or of
+                another kind than `text`, or its token totals are not known and the layout needs them.
+        """
+        if not streams:
+            raise ValueError("there is no stream: give at least one Stream.")
+        self.streams = tuple(sorted(streams, key=lambda s: s.name))
+        for one, other in zip(self.streams, self.streams[1:], strict=False):
+            if one.name == other.name:
+                raise ValueError(
+                    f"two streams are named {one.name!r} ({one.directory} and {other.directory}): give one of them "
+                    "another `name`; it keys the stream's shuffle."
+                )
+        self.indexes = [read_index(s.directory, s.bytes_dtype) for s in self.streams]
+        self.sizes = [
+            _sizes(stream, index, options.layout) for stream, index in zip(self.streams, self.indexes, strict=True)
+        ]
+        self._options = options
+        files = [
+            stream_files(stream.name, index, os.path.join(options.cache_dir, stream.name, index.sha256[:16]) if big else "")
+            for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(), strict=True)
+        ]
+        self.store = _core.ShardStore(files, options.cache_memory)
+
+    @property
+    def names(self) -> list[str]:
+        """The streams' names, in order."""
+        return [s.name for s in self.streams]
+
+    def units(self) -> list[int]:
+        """Whole units a pass of each stream: samples (`pad`) or rows (`concat`)."""
+        return [int(sizes.sum()) // self._options.unit for sizes in self.sizes]
+
+    def read(self, stream: str, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer]]:
+        """Reads one sample, for looking at it.
+
+        Args:
+            stream: Its stream's name.
+            shard: Zero-based, in the order of index.json.
+            sample: Zero-based, in the shard.
+
+        Returns:
+            "tokens", and "labels" where the shard has them: 1-D arrays of the type on disk.
+
+        Raises:
+            ValueError: There is no such stream, shard or sample.
+            CorruptShardError: The shard breaks its format.
+        """
+        if stream not in self.names:
+            raise ValueError(f"there is no stream {stream!r}; the streams are {', '.join(self.names)}.")
+        s = self.names.index(stream)
+        if not 0 <= shard < len(self.sizes[s]):
+            raise ValueError(f"stream {stream!r} has {len(self.sizes[s])} shards; there is no shard {shard}.")
+        return self.store.read_sample(s, shard, sample)
+
+    def _choose_expanded(self) -> list[bool]:
+        """Which compressed streams are expanded to files: the largest ones, until the working set of the rest fits
+        `cache_memory`."""
+        needs = [self._working_set_bytes(s) for s in range(len(self.streams))]
+        expanded = [False] * len(needs)
+        total = sum(needs)
+        for s in sorted(range(len(needs)), key=lambda s: -needs[s]):
+            if total <= self._options.cache_memory:
+                break
+            expanded[s] = needs[s] > 0
+            total -= needs[s]
+        return expanded
+
+    def _working_set_bytes(self, s: int) -> int:
+        """Decompressed bytes that this rank keeps of a stream: what lies under the block at hand and the next one of
+        each lane that it plans, rounded up to what is decoded together."""
+        index, options = self.indexes[s], self._options
+        if not any(index.zip_basenames):
+            return 0
+        stream_bytes = int(index.raw_bytes.sum())
+        units = max(1, int(self.sizes[s].sum()) // options.unit)
+        if units <= options.shuffle_block:
+            return stream_bytes
+        piece_bytes = index.frame_bytes or int(index.raw_bytes.max())
+        block_bytes = stream_bytes * options.shuffle_block // units + 2 * piece_bytes
+        lanes = options.lanes // gcd(options.lanes, options.world_size) if options.shuffle else 1
+        return min(stream_bytes, 2 * lanes * block_bytes)
+
+
+def stream_files(name: str, index: StreamIndex, expand_directory: str) -> _core.StreamFiles:
+    """An index as the core takes it. Compressed shards are expanded into `expand_directory`, or into memory if it is ""."""
+    return _core.StreamFiles(
+        name=name,
+        directory=index.directory,
+        expand_directory=expand_directory,
+        schemas=[schema.columns for schema in index.schemas],
+        raw_basenames=index.raw_basenames,
+        zip_basenames=index.zip_basenames,
+        schema_indexes=index.schema_indexes,
+        samples=index.samples,
+        raw_bytes=index.raw_bytes,
+        zip_bytes=index.zip_bytes,
+        tokens=index.tokens,
+    )
+
+
+def _sizes(stream: Stream, index: StreamIndex, layout: str) -> npt.NDArray[np.uint64]:
+    kinds = {schema.kind for schema in index.schemas}
+    if kinds - {"text"}:
+        raise ValueError(
+            f"stream {stream.name!r} has labels ({index_path(index.directory)}): layout {layout!r} takes text streams."
+        )
+    if not index.samples.any():
+        raise ValueError(f"stream {stream.name!r} is empty: {index_path(index.directory)} lists no sample.")
+    if layout == "pad":
+        return index.samples.astype(np.uint64)
+    if index.tokens is None:
+        raise ValueError(
+            f"stream {stream.name!r} does not tell how many tokens its shards hold, which layout 'concat' needs: run "
+            f"`stoker index {index.directory}` once; it counts them and writes them beside index.json."
+        )
+    if not index.tokens.any():
+        raise ValueError(f"stream {stream.name!r} is empty: its samples in {index.directory} hold no token.")
+    return index.tokens

@@ -1,0 +1,28 @@
+"""The exceptions that stoker raises beside ValueError and OSError."""
+
+from __future__ import annotations
+
+
+class CorruptShardError(ValueError):
+    """The bytes of a shard break their format, or the shard has changed under the loader.
+
+    Attributes:
+        path: The shard's file.
+        sample: The zero-based sample in the shard, or None where the whole shard is meant.
+    """
+
+    def __init__(self, message: str, path: str, sample: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.sample = sample
+
+    def __reduce__(self) -> tuple[type[CorruptShardError], tuple[str, str, int | None]]:
+        return type(self), (str(self), self.path, self.sample)
+
+
+class StateMismatchError(ValueError):
+    """A loader's state was taken from other data or another specification than the loader has."""
+
+
+class LoaderClosedError(RuntimeError):
+    """The loader was closed, or its threads belong to another process."""

@@ -1,0 +1,226 @@
+"""Reads index.json of an MDS directory: which shards there are, and how many tokens they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stoker.schema import Schema, parse_schema
+
+TOTALS_FILE = "stoker.json"  # what `stoker index` writes beside index.json
+_MAX_BYTES = (1 << 32) - 1  # offsets in a shard are u32
+_MAX_SAMPLES = _MAX_BYTES // 4  # an offset each
+
+_T = TypeVar("_T")
+
+
+class _File(msgspec.Struct, gc=False):
+    basename: str
+    bytes: int
+
+
+class _Entry(msgspec.Struct, gc=False):
+    samples: int
+    raw_data: _File
+    column_names: list[str]
+    column_encodings: list[str]
+    column_sizes: list[int | None]
+    format: str
+    version: int = 2
+    compression: str | None = None
+    zip_data: _File | None = None
+    hashes: list[str] = []
+    size_limit: int | None = None
+
+    def config_bytes(self) -> int:
+        """Length of the config JSON that the writer put into the shard (MDS format)."""
+        config = {
+            "column_encodings": self.column_encodings,
+            "column_names": self.column_names,
+            "column_sizes": self.column_sizes,
+            "compression": self.compression,
+            "format": self.format,
+            "hashes": self.hashes,
+            "size_limit": self.size_limit,
+            "version": self.version,
+        }
+        return len(json.dumps(config, sort_keys=True))
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    """Token totals, one entry a shard: the `stoker` object of index.json, or the file stoker.json beside it."""
+
+    version: int = 1
+    tokens: list[int]
+    loss_tokens: list[int]
+    longest_sample: list[int]
+    zstd_frame_bytes: int | None = None  # raw bytes a frame of compressed shards, where they were written so
+    index_sha256: str | None = None  # stoker.json: of the index.json that was counted
+
+
+class _Index(msgspec.Struct):
+    version: int
+    shards: list[_Entry]
+    stoker: Totals | None = None
+
+
+@dataclass(frozen=True)
+class StreamIndex:
+    """The index of one directory, as parallel lists over its shards.
+
+    Attributes:
+        directory: Where index.json lies.
+        sha256: Hex digest of index.json.
+        raw_basenames: Uncompressed file of each shard, relative to the directory.
+        zip_basenames: Compressed file of each shard, "" where there is none.
+        samples, raw_bytes, zip_bytes: uint32, uint64, uint64.
+        schemas: The distinct schemas.
+        schema_indexes: uint32, into `schemas`.
+        tokens: uint64, exact tokens of each shard; None where the index files do not tell.
+        frame_bytes: Raw bytes a zstd frame; None where a shard may be one frame.
+    """
+
+    directory: str
+    sha256: str
+    raw_basenames: list[str]
+    zip_basenames: list[str]
+    samples: npt.NDArray[np.uint32]
+    raw_bytes: npt.NDArray[np.uint64]
+    zip_bytes: npt.NDArray[np.uint64]
+    schemas: list[Schema]
+    schema_indexes: npt.NDArray[np.uint32]
+    tokens: npt.NDArray[np.uint64] | None
+    frame_bytes: int | None
+
+
+def index_path(directory: str) -> str:
+    """The path of a directory's index."""
+    return os.path.join(directory, "index.json")
+
+
+def read_index(directory: str, bytes_dtype: str) -> StreamIndex:
+    """Reads and checks the index of an MDS directory. Opens no shard.
+
+    Args:
+        directory: Holds index.json, and maybe stoker.json.
+        bytes_dtype: Integer type of token columns whose encoding is `bytes`.
+
+    Raises:
+        FileNotFoundError: There is no index.json.
+        ValueError: It breaks the format; the message names the shard and the rule.
+    """
+    path = index_path(directory)
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"there is no {path}: a stream is a directory with index.json and the shards that it lists. Check `local` "
+            "and `split`."
+        ) from None
+    index = _decode(content, _Index, path)
+    if index.version != 2:
+        raise ValueError(f"{path} has version {index.version}: stoker reads version 2 of the MDS format.")
+
+    schemas: list[Schema] = []
+    numbers: dict[object, int] = {}
+    schema_indexes = []
+    for number, entry in enumerate(index.shards):
+        _check_entry(entry, f"shard {number} of {path}", directory)
+        key = (*entry.column_names, *entry.column_encodings, *entry.column_sizes)
+        if key not in numbers:
+            numbers[key] = len(schemas)
+            schemas.append(
+                parse_schema(entry.column_names, entry.column_encodings, entry.column_sizes, bytes_dtype, path)
+            )
+        schema_indexes.append(numbers[key])
+    return StreamIndex(
+        directory=directory,
+        sha256=hashlib.sha256(content).hexdigest(),
+        raw_basenames=[e.raw_data.basename for e in index.shards],
+        zip_basenames=[e.zip_data.basename if e.zip_data else "" for e in index.shards],
+        samples=np.array([e.samples for e in index.shards], np.uint32),
+        raw_bytes=np.array([e.raw_data.bytes for e in index.shards], np.uint64),
+        zip_bytes=np.array([e.zip_data.bytes if e.zip_data else 0 for e in index.shards], np.uint64),
+        schemas=schemas,
+        schema_indexes=np.array(schema_indexes, np.uint32),
+        tokens=_tokens(index, content, path, [schemas[i] for i in schema_indexes]),
+        frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
+    )
+
+
+def _decode(content: bytes, type: type[_T], path: str) -> _T:
+    try:
+        return msgspec.json.decode(content, type=type)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not what it should be: {error}. Restore it or write the data set again.") from None
+
+
+def _check_entry(entry: _Entry, what: str, directory: str) -> None:
+    """Checks what the core relies on; `what` begins the error sentences."""
+    if entry.format != "mds" or entry.version != 2:
+        raise ValueError(
+            f"{what} is of format {entry.format!r}, version {entry.version}: stoker reads 'mds', version 2. Convert "
+            "the data set to MDS first."
+        )
+    files = [entry.raw_data] if entry.zip_data is None else [entry.raw_data, entry.zip_data]
+    for file in files:
+        parts = file.basename.split("/")
+        if not file.basename or file.basename.startswith("/") or ".." in parts or "\0" in file.basename:
+            raise ValueError(f"{what} has the file name {file.basename!r}: it must stay inside the directory.")
+        if not 0 < file.bytes <= _MAX_BYTES:
+            raise ValueError(f"{what} says {file.basename} has {file.bytes} bytes: a file has 1 to {_MAX_BYTES}.")
+    if not 0 <= entry.samples <= _MAX_SAMPLES:
+        raise ValueError(f"{what} has {entry.samples} samples: a shard has 0 to {_MAX_SAMPLES}.")
+    if any(size is not None and not 0 <= size <= _MAX_BYTES for size in entry.column_sizes):
+        raise ValueError(f"{what} has the column sizes {entry.column_sizes}: they are null or 0 to {_MAX_BYTES}.")
+    codec = (entry.compression or "").partition(":")[0]
+    if bool(codec) != (entry.zip_data is not None):
+        raise ValueError(f"{what} has compression {entry.compression!r} but zip_data {entry.zip_data}.")
+    if codec not in ("", "zstd") and not os.path.exists(os.path.join(directory, entry.raw_data.basename)):
+        raise ValueError(
+            f"{what} is compressed with {codec!r}, which stoker does not read in place: decompress "
+            f"{entry.zip_data and entry.zip_data.basename} to {entry.raw_data.basename} beside it."
+        )
+
+
+def _tokens(index: _Index, content: bytes, path: str, schemas: list[Schema]) -> npt.NDArray[np.uint64] | None:
+    """Exact tokens of each shard: from the index, from stoker.json, or from the shards' bytes."""
+    totals, where = index.stoker, f"the `stoker` object of {path}"
+    if totals is None:
+        where = os.path.join(os.path.dirname(path), TOTALS_FILE)
+        try:
+            with open(where, "rb") as file:
+                totals = _decode(file.read(), Totals, where)
+        except FileNotFoundError:
+            return _tokens_from_bytes(index.shards, schemas)
+        if totals.index_sha256 != hashlib.sha256(content).hexdigest():
+            raise ValueError(f"{where} was counted for another {path}: run `stoker index` on the directory again.")
+    lists = (totals.tokens, totals.loss_tokens, totals.longest_sample)
+    if totals.version != 1 or any(len(x) != len(index.shards) or any(n < 0 for n in x) for x in lists):
+        raise ValueError(f"{where} must be of version 1 and have one total of at least 0 for each shard.")
+    return np.array(totals.tokens, np.uint64)
+
+
+def _tokens_from_bytes(entries: list[_Entry], schemas: list[Schema]) -> npt.NDArray[np.uint64] | None:
+    """What the sizes of shards tell, where nothing but token values varies in size. The core checks it on opening."""
+    out = []
+    for entry, schema in zip(entries, schemas, strict=True):
+        if schema.fixed_tokens is not None:
+            out.append(entry.samples * schema.fixed_tokens)
+            continue
+        if schema.overhead_bytes is None:
+            return None
+        head = 4 + 4 * (entry.samples + 1) + entry.config_bytes()
+        values = entry.raw_data.bytes - head - entry.samples * schema.overhead_bytes
+        if values < 0 or values % schema.token_bytes:
+            return None  # written by another writer: its config has another length
+        out.append(values // schema.token_bytes)
+    return np.array(out, np.uint64)

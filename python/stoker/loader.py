@@ -1,0 +1,443 @@
+"""The DataLoader: batches of mixed token streams, filled by the core's threads."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from stoker import _core
+from stoker.batches import BatchMemory, make_memory
+from stoker.dataset import TokenDataset
+from stoker.epochs import Epochs
+from stoker.errors import LoaderClosedError
+from stoker.mixture import counts_per_epoch
+from stoker.options import Options, default_cache_dir
+from stoker.state import check_state, make_state, saved_lanes, specification
+from stoker.stats import Meter
+from stoker.stream import Stream
+from stoker.units import parse_bytes, parse_count
+
+logger = logging.getLogger("stoker")
+
+
+class Segment(NamedTuple):
+    """Tokens [token_begin, token_end) of one sample, as a row holds them."""
+
+    stream: str
+    shard: int
+    sample: int
+    token_begin: int
+    token_end: int
+
+
+class DataLoader:
+    """Mixes streams of MDS token shards into batches, in an order that is a pure function of its arguments.
+
+    Iterating gives the batches of one epoch, each a dict of the `fields` asked for, (batch_size, seq_len) integers:
+
+    ==================  ====================================================================  =======
+    field               meaning                                                               padding
+    ==================  ====================================================================  =======
+    `input_ids`         token ids                                                             pad_id
+    `labels`            as input_ids, aligned with them: the model shifts                     -100
+    `attention_mask`    1                                                                     0
+    `position_ids`      place of the token in its document, as far as that lies in the row    0
+    `sequence_id`       number of the document in its row, from 0                             -1
+    `stream_ids`        number of the stream, in the order of the streams' names              -1
+    ==================  ====================================================================  =======
+
+    They are torch tensors on the CPU, or numpy arrays where torch is not installed. Their memory is the caller's as long
+    as any of them lives. Threads start at the first batch; until then a loader can be pickled. After a fork a loader that
+    has started works in the parent only. A loader belongs to one thread at a time.
+
+    The order of rows and its algorithms (stride scheduling, keyed block shuffles) are described in docs/design.md; the
+    same arguments give the same rows for any number of workers, ranks and interruptions.
+    """
+
+    sampler = None  # torch's name; the order is the loader's own
+
+    def __init__(
+        self,
+        streams: Sequence[Stream] | Stream,
+        *,
+        seq_len: int,
+        batch_size: int,
+        layout: str = "concat",
+        fields: Sequence[str] = ("input_ids", "labels"),
+        epoch_size: int | str | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        shuffle_block: int = 16384,
+        lanes: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 2,
+        prefetch_factor: int = 4,
+        drop_last: bool = True,
+        dtype: Any = "int64",
+        pad_id: int = 0,
+        padding_side: str = "right",
+        overflow: str = "truncate",
+        documents: str = "samples",
+        eos_token_id: int | None = None,
+        bos_token_id: int | None = None,
+        vocab_size: int | None = None,
+        pin_memory: bool = False,
+        timeout: float = 0,
+        cache_memory: int | str = "2gb",
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Reads the streams' index files; opens no shard.
+
+        Args:
+            streams: What to mix.
+            seq_len: Tokens a row.
+            batch_size: Rows a batch, of this rank.
+            layout: "concat": rows are cut from each stream's endless line of tokens, none is lost; documents go on from
+                row to row. "pad": one sample a row.
+            fields: What a batch holds, in this order; "input_ids" must be among them.
+            epoch_size: Units an epoch (rows for `concat`, samples for `pad`), such as 100_000 or "100k". Default: what
+                the streams hold, as their weights say.
+            shuffle: False: every stream in file order, the streams still mixed by weight.
+            seed: Of all that is drawn. 0 to 2^64 - 1.
+            shuffle_block: Units that are shuffled together. Larger mixes documents that lie farther apart, and makes
+                more shards the working set: a block of concat rows is shuffle_block * seq_len tokens.
+            lanes: Parts that the order is made of; each rank reads the shards of its own lanes. Default: the world size
+                at the first start, kept in the state. Leave it alone unless you know the largest world size to come.
+            rank: This process's number among all that train together.
+            world_size: Their number; batch_size * world_size rows make a global batch.
+            num_workers: Threads that fill batches. 0: filled in `next()`. 2 keep up with most trainers; more help where
+                shards are compressed.
+            prefetch_factor: Batches that are filled ahead.
+            drop_last: True: rows that don't fill the last global batch of an epoch come first in the next. False: the
+                last batch is filled up with rows of padding.
+            dtype: "int64" or "int32", or torch's or numpy's type of that name.
+            pad_id: Token id on padding.
+            padding_side: "right" or "left".
+            overflow: What `pad` does with a sample longer than seq_len: "truncate" counts what it cuts in `stats()`,
+                "error" raises.
+            documents: Where documents begin, for `position_ids` and `sequence_id`: "samples": at each sample; "eos":
+                after each eos_token_id; "bos": at each bos_token_id (for shards that were concatenated before).
+            eos_token_id, bos_token_id: See `documents`.
+            vocab_size: A token id at or above it is an error. Default: only ids that are negative or don't fit `dtype`.
+            pin_memory: Batches in page-locked memory, for `.to(device, non_blocking=True)`.
+            timeout: Seconds that `next()` waits at most for a batch. 0: for as long as it takes.
+            cache_memory: Decompressed shards are kept in memory within this size, such as "2gb". Where the working set
+                is larger, they are expanded once to files in `cache_dir`.
+            cache_dir: Default: `$STOKER_CACHE`, else `stoker` in the user's cache home.
+
+        Raises:
+            FileNotFoundError: A stream has no index.json.
+            ValueError: An argument breaks its rule, or an index breaks its format.
+        """
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        options = Options(
+            seq_len=seq_len,
+            batch_size=batch_size,
+            layout=layout,
+            fields=tuple(fields),
+            epoch_size=None if epoch_size is None else parse_count(epoch_size),
+            shuffle=shuffle,
+            seed=seed,
+            shuffle_block=shuffle_block,
+            lanes=world_size if lanes is None else lanes,
+            rank=rank,
+            world_size=world_size,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor,
+            drop_last=drop_last,
+            dtype=str(dtype).removeprefix("torch."),
+            pad_id=pad_id,
+            padding_side=padding_side,
+            overflow=overflow,
+            documents=documents,
+            eos_token_id=eos_token_id,
+            bos_token_id=bos_token_id,
+            vocab_size=vocab_size,
+            pin_memory=pin_memory,
+            timeout=timeout,
+            cache_memory=parse_bytes(cache_memory),
+            cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
+        )
+        self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else streams, options)
+        self._counts = counts_per_epoch(
+            self.dataset.streams, self.dataset.units(), epoch_size=options.epoch_size, seed=options.seed
+        )
+        for name, count in zip(self.dataset.names, self._counts, strict=True):
+            if count == 0:
+                logger.warning("stream %r delivers nothing: its weight gives it 0 of an epoch's units.", name)
+        self._lanes_given = lanes is not None
+        self._set_options(options)
+        self._meter = Meter(len(self._counts))
+        self._engine: _core.Engine | None = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._is_closed = False
+        self._iteration = 0  # the one that is alive
+        self._last: tuple[int, _core.BatchInfo] | None = None  # epoch and counts of the last batch received
+        self._memory: BatchMemory | None = None
+        # After the last batch received. `iter` goes on from here, or leaves an epoch that it has begun for the next.
+        self._epoch = 0
+        self._row = 0
+        self._has_begun = False
+
+    def _set_options(self, options: Options) -> None:
+        self._options = options
+        self._order = _core.Order(
+            names=self.dataset.names,
+            sizes=self.dataset.sizes,
+            counts=self._counts,
+            seed=options.seed,
+            lanes=options.lanes,
+            global_batch=options.global_batch,
+            unit=options.unit,
+            drop_last=options.drop_last,
+            shuffle=options.shuffle,
+            shuffle_block=options.shuffle_block,
+        )
+        self._layout = _core.Layout(options.layout, options.seq_len, options.overflow)
+        self._epochs = Epochs(sum(self._counts), options.global_batch, options.drop_last)
+
+    # ------------------------------------------------------------ iteration
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Begins the next epoch, or goes on where a loaded state stands. Earlier iterators end.
+
+        Raises:
+            LoaderClosedError: The loader is closed.
+        """
+        self._check_open()
+        if self._has_begun:
+            self._epoch, self._row, self._has_begun = self._epoch + 1, self._epochs.begin(self._epoch + 1), False
+        elif self._row >= self._epochs.end(self._epoch, self._row):  # a state saved after an epoch's last batch
+            self._epoch += 1
+        self._iteration += 1
+        return _EpochIterator(self, self._iteration, self._epochs.end(self._epoch, self._row))
+
+    def __len__(self) -> int:
+        """Batches of the epoch that is being iterated, or else of the one that `iter` will give."""
+        return self._epochs.num_batches(self._epoch)
+
+    def _next(self, iteration: int, end_row: int) -> dict[str, Any]:
+        self._check_open()
+        if iteration != self._iteration:
+            raise RuntimeError("this iterator has ended, since a newer one was taken from the loader.")
+        if self._row >= end_row:
+            if self._has_begun:
+                self._epoch, self._has_begun = self._epoch + 1, False
+            raise StopIteration
+        self._meter.start()
+        engine, memory = self._running_engine()
+        buffer, info = engine.next(self._options.timeout)
+        self._meter.stop()
+        self._row = self._engine_row = info.end_row
+        self._has_begun = True
+        self._last = self._epoch, info
+        engine.submit(*memory.take())
+        return dict(zip(self._options.fields, memory.arrays(buffer), strict=True))
+
+    def _running_engine(self) -> tuple[_core.Engine, BatchMemory]:
+        """The engine whose next batch begins at the row where the loader stands, started if need be."""
+        if self._engine is not None and self._memory is not None and self._engine_row == self._row:
+            return self._engine, self._memory
+        self._stop_engine()
+        options = self._options
+        in_flight = options.prefetch_factor if options.num_workers > 0 else 1
+        self._memory = self._memory or make_memory(
+            (len(options.fields), options.batch_size, options.seq_len),
+            options.dtype,
+            max_kept=in_flight + 2,  # one that the trainer works on, one that it has just let go
+            pin_memory=options.pin_memory,
+        )
+        self._engine = _core.Engine(
+            store=self.dataset.store,
+            order=self._order,
+            layout=self._layout,
+            format=_core.BatchFormat(
+                fields=options.fields,
+                num_rows=options.batch_size,
+                seq_len=options.seq_len,
+                dtype=options.dtype,
+                pad_id=options.pad_id,
+                pad_left=options.padding_side == "left",
+                documents=options.documents,
+                document_token=-1 if options.document_token is None else options.document_token,
+                vocab_size=options.vocab_size or 0,
+            ),
+            rank=options.rank,
+            world_size=options.world_size,
+            first_row=self._row,
+            num_workers=options.num_workers,
+        )
+        self._engine_row = self._row
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        for _ in range(in_flight):
+            self._engine.submit(*self._memory.take())
+        return self._engine, self._memory
+
+    def _stop_engine(self) -> None:
+        if self._engine is None or self._finalizer is None:
+            return
+        self._finalizer()
+        self._meter.add(self._engine.progress())
+        self._engine = None
+
+    # ------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last batch received, JSON-able, a few hundred bytes a stream. Batches filled ahead are
+        not part of it. The same on every rank."""
+        return make_state(self._specification(), self._epoch, self._row)
+
+    def load_state_dict(self, state: Mapping[str, Any], *, on_change: str = "error") -> None:
+        """Goes on from a state at the next `iter`, on any rank and any world size.
+
+        Args:
+            state: From `state_dict`, maybe through JSON.
+            on_change: "adapt": go on from the same row where the global batch (batch_size * world_size) has another size.
+
+        Raises:
+            StateMismatchError: The state is of other data, another specification or another version.
+            ValueError: `on_change` is neither "error" nor "adapt".
+            LoaderClosedError: The loader is closed.
+        """
+        self._check_open()
+        if on_change not in ("error", "adapt"):
+            raise ValueError(f"on_change is {on_change!r}: it must be 'error' or 'adapt'.")
+        ours = self._specification()
+        lanes = saved_lanes(state)
+        if not self._lanes_given and lanes is not None:
+            ours["lanes"] = lanes
+        self._epoch, self._row = check_state(state, ours, adapt=on_change == "adapt")
+        self._has_begun = False
+        self._iteration += 1
+        self._last = None
+        if ours["lanes"] != self._options.lanes:
+            self._stop_engine()
+            self._set_options(replace(self._options, lanes=ours["lanes"]))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next `iter` give this epoch from its beginning, or, where a loaded state stands in it, from there.
+
+        Raises:
+            ValueError: `epoch` is negative.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch is {epoch}: it must be at least 0.")
+        if self._has_begun or epoch != self._epoch:
+            self._epoch, self._row, self._has_begun = epoch, self._epochs.begin(epoch), False
+            self._iteration += 1
+
+    def _specification(self) -> dict[str, Any]:
+        return specification(self.dataset, self._options, self._counts)
+
+    # ------------------------------------------------------------ looking
+    def order(self, batch: int) -> list[list[Segment]]:
+        """The rows of global batch `batch` = 0, 1, 2, ..., batches counted from row 0: which tokens of which samples each
+        holds. An empty list is a row of padding. Reads the heads of shards, no tokens. Row i is of rank
+        i mod world_size, if the global batch is a multiple of it.
+
+        Raises:
+            ValueError: `batch` is negative.
+            CorruptShardError, OSError: A shard that the batch needs can't be opened.
+        """
+        if batch < 0:
+            raise ValueError(f"batch is {batch}: it must be at least 0.")
+        first_row = batch * self._options.global_batch
+        segments, ends = _core.plan_rows(self.dataset.store, self._order, self._layout, first_row)
+        names = self.dataset.names
+        flat = [Segment(names[s], *rest) for s, *rest in segments.tolist()]
+        return [flat[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+    @property
+    def batch_info(self) -> dict[str, Any]:
+        """Of the last batch received, this rank's rows: `epoch`, `rows` (the global rows [begin, end) of the step),
+        `tokens` and `loss_tokens` of each stream, `padding_tokens`. Empty before the first batch."""
+        if self._last is None:
+            return {}
+        epoch, info = self._last
+        tokens, end_row = info.tokens, info.end_row
+        by_stream = dict(zip(self.dataset.names, tokens.tolist(), strict=True))
+        return {
+            "epoch": epoch,
+            "rows": (end_row - self._options.global_batch, end_row),
+            "tokens": by_stream,
+            "loss_tokens": dict(by_stream),  # every token of a text stream has loss
+            "padding_tokens": self._batch_tokens - int(tokens.sum()),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """What this rank has received so far, and where the time went.
+
+        Returns:
+            `batches`, `tokens`, `padding_tokens`; `elapsed_s` from the first request to the last batch, `first_batch_s`,
+            `tokens_per_s`; `wait_s` that the consumer spent waiting and `wait_share` of elapsed_s; `plan_s`, `load_s`
+            (decompressing) and `fill_s` of the threads together; and of each of `streams` its `asked` and `achieved`
+            share of units, `units`, `tokens`, `truncated_tokens`, `truncated_samples`.
+        """
+        asked = [count / sum(self._counts) for count in self._counts]
+        running = None if self._engine is None else self._engine.progress()
+        return self._meter.report(self.dataset.names, asked, self._batch_tokens, running)
+
+    @property
+    def _batch_tokens(self) -> int:
+        return self._options.batch_size * self._options.seq_len
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a batch of this rank."""
+        return self._options.batch_size
+
+    @property
+    def drop_last(self) -> bool:
+        """Whether rows that don't fill the last batch of an epoch come first in the next."""
+        return self._options.drop_last
+
+    @property
+    def num_workers(self) -> int:
+        """Threads that fill batches."""
+        return self._options.num_workers
+
+    @property
+    def pin_memory(self) -> bool:
+        """Whether page-locked memory was asked for."""
+        return self._options.pin_memory
+
+    # ------------------------------------------------------------ lifetime
+    def close(self) -> None:
+        """Stops and joins the threads. Idempotent; the loader can't be used afterwards, batches received can."""
+        self._is_closed = True
+        self._stop_engine()
+
+    def __enter__(self) -> DataLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise LoaderClosedError("the loader is closed: make a new one, and give it the state of this one to go on.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._engine is not None:
+            raise TypeError("a loader that has started can't be pickled: pickle it before its first batch is taken.")
+        return {"arguments": self._arguments, "place": (self._options.lanes, self._epoch, self._row, self._has_begun)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["arguments"])  # type: ignore[misc]  # the files are read again where it is unpickled
+        lanes, self._epoch, self._row, self._has_begun = state["place"]
+        self._set_options(replace(self._options, lanes=lanes))
+
+
+class _EpochIterator(Iterator[dict[str, Any]]):
+    """The batches of one epoch of a loader."""
+
+    def __init__(self, loader: DataLoader, iteration: int, end_row: int) -> None:
+        self._loader = loader
+        self._iteration = iteration
+        self._end_row = end_row
+
+    def __next__(self) -> dict[str, Any]:
+        return self._loader._next(self._iteration, self._end_row)

@@ -1,0 +1,63 @@
+"""From the streams' weights to whole units an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stoker.stream import Stream
+
+
+def counts_per_epoch(
+    streams: Sequence[Stream], sizes: Sequence[int], *, epoch_size: int | None, seed: int
+) -> list[int]:
+    """Works out how many samples of each stream an epoch has, as MosaicML Streaming does (`Stream.apply_weights`).
+
+    Args:
+        streams: The streams, in the order in which leftover units are drawn for them.
+        sizes: Samples of each stream.
+        epoch_size: Samples an epoch; None: all that the streams hold, as their weights say.
+        seed: Seeds the draw of the units that rounding down leaves over.
+
+    Returns:
+        One count a stream. Their sum is `epoch_size` where that or proportions are given.
+
+    Raises:
+        ValueError: Some streams have a proportion and some not, all proportions are 0, or `epoch_size` stands beside
+            `repeat` or `choose`.
+    """
+    relative = [s for s in streams if s.proportion is not None]
+    absolute = [s for s in streams if s.repeat is not None or s.choose is not None]
+    if relative and len(relative) < len(streams):
+        other = next(s for s in streams if s.proportion is None)
+        raise ValueError(
+            f"stream {relative[0].name!r} has a proportion but stream {other.name!r} has none: "
+            "proportions are relative to each other, so give one to all streams or to none."
+        )
+    if epoch_size is not None and absolute:
+        raise ValueError(
+            f"epoch_size={epoch_size} and the repeat or choose of stream {absolute[0].name!r} both say how long an "
+            "epoch is: give proportions beside epoch_size, or leave epoch_size out."
+        )
+    if relative or epoch_size is not None:
+        weights = [s.proportion if s.proportion is not None else size for s, size in zip(streams, sizes, strict=True)]
+        return _share(weights, sum(sizes) if epoch_size is None else epoch_size, seed)
+    return [_absolute(s, size) for s, size in zip(streams, sizes, strict=True)]
+
+
+def _absolute(stream: Stream, size: int) -> int:
+    if stream.choose is not None:
+        return int(stream.choose)
+    return int(size if stream.repeat is None else stream.repeat * size)
+
+
+def _share(weights: Sequence[float], total: int, seed: int) -> list[int]:
+    """Splits `total` by weight: rounded down, what is left over to streams drawn by numpy's `default_rng(seed)`."""
+    as_array = np.array(weights, np.float64)
+    if not as_array.sum() > 0:
+        raise ValueError("the weights of all streams are 0: give at least one of them a proportion above 0.")
+    counts = (total * (as_array / as_array.sum())).astype(np.int64)
+    short = total - int(counts.sum())
+    counts[np.random.default_rng(seed).choice(len(counts), short, replace=False)] += 1
+    return [int(c) for c in counts]

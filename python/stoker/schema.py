@@ -1,0 +1,97 @@
+"""Which columns of an MDS shard hold tokens, and how the core has to read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stoker import _core
+
+INTEGER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+TOKEN_COLUMNS = ("tokens", "input_ids")  # the two names that token ids go by; labels stand beside input_ids only
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a shard, in their physical order.
+
+    Attributes:
+        columns: For the core.
+        kind: "text", or "finetuning" where there are labels.
+        fixed_tokens: Tokens a sample, where the encoding fixes them.
+        overhead_bytes: Bytes of a sample that are not token values, where the encodings alone tell them and
+            `token_bytes`; else None.
+        token_bytes: Bytes a token over all columns.
+    """
+
+    columns: list[_core.Column]
+    kind: str
+    fixed_tokens: int | None
+    overhead_bytes: int | None
+    token_bytes: int
+
+
+def parse_schema(
+    names: list[str], encodings: list[str], sizes: list[int | None], bytes_dtype: str, where: str
+) -> Schema:
+    """Reads the column lists of a shard's index entry.
+
+    Args:
+        names, encodings, sizes: Parallel lists, as in index.json.
+        bytes_dtype: Integer type of columns whose encoding is `bytes`.
+        where: The path of the index, for errors.
+
+    Raises:
+        ValueError: No column holds tokens, or one has an encoding that can't.
+    """
+    if not len(names) == len(encodings) == len(sizes):
+        raise ValueError(f"{where} lists {len(names)} column names, {len(encodings)} encodings and {len(sizes)} sizes.")
+    tokens = next((name for name in TOKEN_COLUMNS if name in names), None)
+    if tokens is None:
+        raise ValueError(
+            f"{where} has the columns {', '.join(names)}, but none of {', '.join(TOKEN_COLUMNS)}: stoker reads token "
+            "shards. Tokenize the data set first."
+        )
+    labels = "labels" if tokens == "input_ids" and "labels" in names else None
+    columns: list[_core.Column] = []
+    fixed_tokens: int | None = None
+    overhead: int | None = 0
+    token_bytes = 0
+    for name, encoding, size in zip(names, encodings, sizes, strict=True):
+        fixed_size = size or 0  # the format treats 0 as variable
+        role = "tokens" if name == tokens else "labels" if name == labels else "other"
+        if role == "other":
+            columns.append(_core.Column(role, "opaque", None, fixed_size))
+            overhead = None if overhead is None or not fixed_size else overhead + fixed_size
+            continue
+        how, dtype = _token_encoding(name, encoding, fixed_size, bytes_dtype, where)
+        columns.append(_core.Column(role, how, dtype, fixed_size))
+        if how == "static_array":
+            assert dtype is not None
+            if role == "tokens":
+                fixed_tokens = fixed_size // np.dtype(dtype).itemsize
+            overhead = None if overhead is None else overhead + fixed_size
+        elif how == "bytes":
+            overhead = None if overhead is None else overhead + 4
+            token_bytes += np.dtype(dtype).itemsize
+        else:
+            overhead = None
+    return Schema(columns, "text" if labels is None else "finetuning", fixed_tokens, overhead, token_bytes)
+
+
+def _token_encoding(name: str, encoding: str, fixed_size: int, bytes_dtype: str, where: str) -> tuple[str, str | None]:
+    """How the core reads a token column: its kind of encoding and its integer type, if that is known."""
+    base, _, rest = encoding.partition(":")
+    dtype, _, shape = rest.partition(":")
+    if encoding == "bytes":
+        return "bytes", bytes_dtype
+    if base == "ndarray" and (not dtype or dtype in INTEGER_TYPES):
+        if not shape:
+            return "array", dtype or None
+        if "," not in shape and fixed_size == int(shape) * np.dtype(dtype).itemsize:
+            return "static_array", dtype
+    raise ValueError(
+        f"{where} has a column {name!r} of encoding {encoding!r} and size {fixed_size or 'variable'}: tokens are "
+        "`bytes` or a one-dimensional `ndarray` of an integer type."
+    )

@@ -1,0 +1,72 @@
+"""What a loader has delivered, how long that took, and who waited."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from stoker import _core
+
+_COUNTS = ("units", "tokens", "truncated_tokens", "truncated_samples")
+_SECONDS = ("plan_s", "load_s", "fill_s", "wait_s")
+
+
+class Meter:
+    """Sums the progress of a loader's engines, one after the other."""
+
+    def __init__(self, num_streams: int) -> None:
+        self._counts = {name: np.zeros(num_streams, np.uint64) for name in _COUNTS}
+        self._seconds = dict.fromkeys(_SECONDS, 0.0)
+        self._num_batches = 0
+        self._begin: float | None = None
+        self._end = 0.0
+        self._first_batch_s: float | None = None
+
+    def start(self) -> None:
+        """The consumer asks for a batch; the clock begins with the first."""
+        if self._begin is None:
+            self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        """The consumer has got a batch."""
+        self._end = time.perf_counter()
+        if self._first_batch_s is None and self._begin is not None:
+            self._first_batch_s = self._end - self._begin
+
+    def add(self, progress: _core.Progress) -> None:
+        """Takes over what an engine that is closed has done."""
+        self._num_batches += progress.num_batches
+        for name in _COUNTS:
+            self._counts[name] += getattr(progress, name)
+        for name in _SECONDS:
+            self._seconds[name] += getattr(progress, name)
+
+    def report(
+        self, names: list[str], asked: list[float], batch_tokens: int, running: _core.Progress | None
+    ) -> dict[str, Any]:
+        """See `DataLoader.stats`. `running` is the progress of the engine that is not closed."""
+        num_batches = self._num_batches + (running.num_batches if running else 0)
+        counts = {n: self._counts[n] + (getattr(running, n) if running else np.uint64(0)) for n in _COUNTS}
+        seconds = {n: self._seconds[n] + (getattr(running, n) if running else 0.0) for n in _SECONDS}
+        elapsed = 0.0 if self._begin is None else self._end - self._begin
+        tokens, units = int(counts["tokens"].sum()), int(counts["units"].sum())
+        return {
+            "batches": num_batches,
+            "tokens": tokens,
+            "padding_tokens": num_batches * batch_tokens - tokens,
+            "elapsed_s": elapsed,
+            "first_batch_s": self._first_batch_s,
+            "tokens_per_s": tokens / elapsed if elapsed > 0 else 0.0,
+            "wait_share": seconds["wait_s"] / elapsed if elapsed > 0 else 0.0,
+            **seconds,
+            "streams": {
+                name: {
+                    "asked": asked[s],
+                    "achieved": int(counts["units"][s]) / units if units else 0.0,
+                    **{n: int(counts[n][s]) for n in _COUNTS},
+                }
+                for s, name in enumerate(names)
+            },
+        }

@@ -1,0 +1,285 @@
+"""Writes MDS shards, byte for byte as MosaicML Streaming's MDSWriter does where they are not compressed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stoker.encodings import Encoding, parse_encoding
+from stoker.files import write_atomically
+from stoker.hashes import get_hash
+from stoker.index import Totals, index_path
+from stoker.schema import TOKEN_COLUMNS
+from stoker.units import parse_bytes
+
+ZSTD_FRAME_BYTES = 1 << 20  # raw bytes a frame: what a reader has to decode at least
+_MAX_SHARD_BYTES = (1 << 32) - 1  # offsets are u32
+_IGNORED = ("progress_bar", "max_workers", "retry")  # of MosaicML Streaming, about uploads
+
+
+class MDSWriter:
+    """Writes samples into a directory of MDS shards.
+
+    The format (`version` 2) and its shard boundaries are those of MosaicML Streaming. Compressed shards are cut into
+    independent zstd frames of 1 MiB of raw bytes, each with a checksum, which its readers accept: a reader decodes a
+    frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`, holds ndarrays, index.json gets a `stoker` object with the tokens,
+    loss tokens and longest sample of each shard.
+
+    index.json comes last, all at once: a directory without it is not finished. In a `with` block that raises, it is not
+    written.
+
+    Example:
+        >>> with MDSWriter(columns={"tokens": "ndarray:uint16"}, out="data/web", compression="zstd") as out:
+        ...     out.write({"tokens": np.array([5, 6, 7], np.uint16)})
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str],
+        out: str | os.PathLike[str],
+        keep_local: bool = False,
+        compression: str | None = None,
+        hashes: Sequence[str] | None = None,
+        size_limit: int | str | None = 1 << 26,
+        exist_ok: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Makes the directory.
+
+        Args:
+            columns: Encoding of each column: "bytes", "str", "int", "json", a numpy scalar type, or
+                "ndarray[:dtype[:shape]]".
+            out: A local directory, which must be empty or absent.
+            keep_local: Accepted for compatibility; what is written locally stays.
+            compression: None, or "zstd" with a level of 1 to 22 behind a colon, such as "zstd:7". Default level 3.
+            hashes: Names of hashes, sorted, to put into the index for each file.
+            size_limit: Bytes a shard at most, such as 1 << 26 or "64mb". A sample that is larger gets a shard of its own.
+            exist_ok: Remove what the directory holds.
+            **kwargs: `progress_bar`, `max_workers` and `retry` are accepted for compatibility and mean nothing here.
+
+        Raises:
+            FileExistsError: `out` holds something and `exist_ok` is False.
+            TypeError: A column's encoding is not known.
+            ValueError: Another argument breaks its rule.
+        """
+        unknown = sorted(set(kwargs) - set(_IGNORED))
+        if unknown:
+            raise ValueError(f"Invalid Writer argument(s): {unknown}")
+        self._encodings = _parse_columns(columns)
+        self._directory = _local_directory(out)
+        self._compression = compression
+        self._level = None if compression is None else _parse_zstd(compression)
+        self._hashes = list(hashes or [])
+        if self._hashes != sorted(self._hashes):
+            raise ValueError(f"Hashes must be unique and in sorted order. Found {self._hashes}.")
+        self._hashers = {name: get_hash(name) for name in self._hashes}
+        self._size_limit = None if size_limit is None else parse_bytes(size_limit)
+        if self._size_limit is not None and not 0 < self._size_limit <= _MAX_SHARD_BYTES:
+            what = "must be less than 2**32" if self._size_limit else "must be greater than zero"
+            raise ValueError(f"`size_limit` {what}, instead, found as {self._size_limit}.")
+        _make_empty(self._directory, exist_ok)
+
+        config = {
+            "column_encodings": [e.name for e in self._encodings.values()],
+            "column_names": list(self._encodings),
+            "column_sizes": [e.size for e in self._encodings.values()],
+            "compression": compression,
+            "format": "mds",
+            "hashes": self._hashes,
+            "size_limit": self._size_limit,
+            "version": 2,
+        }
+        self._config = config
+        self._config_json = json.dumps(config, sort_keys=True).encode()
+        self._counter = _TokenCounter(self._encodings)
+        self._entries: list[dict[str, Any]] = []
+        self._is_finished = False
+        self._begin_shard()
+
+    def write(self, sample: Mapping[str, Any]) -> None:
+        """Adds one sample. Columns that the writer does not have are left out.
+
+        Raises:
+            KeyError: A column is missing, or bytes given for a column of fixed size have another size.
+            AttributeError, ValueError, OverflowError: A value does not suit its column's encoding.
+        """
+        if self._is_finished:
+            raise ValueError("the writer is finished: make a new one for another directory.")
+        data = self._encode(sample)
+        # The offset of a sample takes 4 bytes too.
+        if self._size_limit is not None and self._size_limit < self._shard_bytes + 4 + len(data):
+            self._flush()
+        if self._shard_bytes + 4 + len(data) > _MAX_SHARD_BYTES:
+            raise ValueError(
+                f"a shard of {self._shard_bytes + 4 + len(data)} bytes exceeds the format's {_MAX_SHARD_BYTES}: set "
+                "size_limit, or cut the sample."
+            )
+        self._samples.append(data)
+        self._shard_bytes += 4 + len(data)
+        self._counter.add(sample)
+
+    def finish(self) -> None:
+        """Writes the last shard and the index. Idempotent."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        if self._samples:
+            self._flush()
+        index: dict[str, Any] = {"shards": self._entries, "version": 2}
+        if (totals := self._counter.totals) is not None:
+            index["stoker"] = {
+                "version": totals.version,
+                "tokens": totals.tokens,
+                "loss_tokens": totals.loss_tokens,
+                "longest_sample": totals.longest_sample,
+                "zstd_frame_bytes": None if self._level is None else ZSTD_FRAME_BYTES,
+            }
+        write_atomically(index_path(self._directory), json.dumps(index, sort_keys=True).encode())
+
+    def __enter__(self) -> MDSWriter:
+        return self
+
+    def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
+        if exception_type is None:
+            self.finish()
+        self._is_finished = True
+
+    def _begin_shard(self) -> None:
+        self._samples: list[bytes] = []
+        self._shard_bytes = 4 + 4 + len(self._config_json)  # the sample count, the end of the last sample
+
+    def _encode(self, sample: Mapping[str, Any]) -> bytes:
+        """Size words of the variable columns, then all columns, in the order of their names."""
+        sizes, values = [], []
+        for name, encoding in self._encodings.items():
+            value = sample[name]
+            data = value if isinstance(value, bytes) else encoding.encode(value)
+            if encoding.size is None:
+                sizes.append(len(data))
+            elif len(data) != encoding.size:
+                raise KeyError(
+                    f"Unexpected data size; was this data typed with the correct encoding ({encoding.name})? Column "
+                    f"{name} has {len(data)} bytes, not {encoding.size}."
+                )
+            values.append(data)
+        return np.array(sizes, "<u4").tobytes() + b"".join(values)
+
+    def _flush(self) -> None:
+        """Writes the shard at hand, which may be empty: so does the reference where the first sample is too large."""
+        sizes = [len(sample) for sample in self._samples]
+        begin = 4 + 4 * (len(sizes) + 1) + len(self._config_json)
+        offsets = begin + np.cumsum([0, *sizes], dtype=np.uint64)
+        head = np.array([len(sizes), *offsets], "<u4").tobytes()
+        raw = b"".join([head, self._config_json, *self._samples])
+        basename = f"shard.{len(self._entries):05}.mds"
+        zip_data = None
+        if self._level is None:
+            self._write_file(basename, raw)
+        else:
+            compressed = _compress(raw, self._level)
+            zip_data = self._file_entry(f"{basename}.zstd", compressed)
+            self._write_file(f"{basename}.zstd", compressed)
+        self._entries.append(
+            {
+                **self._config,
+                "samples": len(sizes),
+                "raw_data": self._file_entry(basename, raw),
+                "zip_data": zip_data,
+            }
+        )
+        self._counter.end_shard()
+        self._begin_shard()
+
+    def _file_entry(self, basename: str, data: bytes) -> dict[str, Any]:
+        return {
+            "basename": basename,
+            "bytes": len(data),
+            "hashes": {name: hasher(data) for name, hasher in self._hashers.items()},
+        }
+
+    def _write_file(self, basename: str, data: bytes) -> None:
+        with open(os.path.join(self._directory, basename), "wb") as file:
+            file.write(data)
+
+
+class _TokenCounter:
+    """Counts tokens per shard, as long as every sample's token columns are arrays."""
+
+    def __init__(self, encodings: Mapping[str, Encoding]) -> None:
+        self._tokens = next((n for n in TOKEN_COLUMNS if n in encodings), None)
+        self._labels = "labels" if self._tokens == "input_ids" and "labels" in encodings else None
+        self.totals = None if self._tokens is None else Totals(tokens=[], loss_tokens=[], longest_sample=[])
+        self._begin_shard()
+
+    def add(self, sample: Mapping[str, Any]) -> None:
+        if self.totals is None or self._tokens is None:
+            return
+        tokens = sample[self._tokens]
+        labels = tokens if self._labels is None else sample[self._labels]
+        if not (isinstance(tokens, np.ndarray) and isinstance(labels, np.ndarray)):
+            self.totals = None  # bare bytes don't tell how many tokens they are
+            return
+        self._num_tokens += tokens.size
+        self._num_loss_tokens += tokens.size if self._labels is None else int(np.count_nonzero(labels != -100))
+        self._longest = max(self._longest, tokens.size)
+
+    def end_shard(self) -> None:
+        if self.totals is not None:
+            self.totals.tokens.append(self._num_tokens)
+            self.totals.loss_tokens.append(self._num_loss_tokens)
+            self.totals.longest_sample.append(self._longest)
+        self._begin_shard()
+
+    def _begin_shard(self) -> None:
+        self._num_tokens = self._num_loss_tokens = self._longest = 0
+
+
+def _parse_columns(columns: Mapping[str, str]) -> dict[str, Encoding]:
+    if not columns:
+        raise ValueError("columns is empty: give at least one column and its encoding.")
+    encodings = {}
+    for name in sorted(columns):
+        try:
+            encodings[name] = parse_encoding(columns[name])
+        except ValueError as error:
+            raise TypeError(
+                f"MDSWriter passed column `{name}` with encoding `{columns[name]}` is unsupported: {error}"
+            ) from None
+    return encodings
+
+
+def _local_directory(out: str | os.PathLike[str]) -> str:
+    if not isinstance(out, (str, os.PathLike)) or "://" in os.fspath(out):
+        raise ValueError(f"out is {out!r}: stoker writes to a local directory; copy it to its remote when it is done.")
+    return os.fspath(out)
+
+
+def _parse_zstd(compression: str) -> int:
+    code, _, level = compression.partition(":")
+    if code != "zstd" or (level and not (level.isdigit() and 1 <= int(level) <= 22)):
+        raise ValueError(f"Invalid compression: {compression}. stoker writes zstd, at a level of 1 to 22.")
+    return int(level or 3)
+
+
+def _compress(raw: bytes, level: int) -> bytes:
+    import zstandard
+
+    compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)  # so that a damaged file is noticed
+    view = memoryview(raw)
+    return b"".join(
+        compressor.compress(view[begin : begin + ZSTD_FRAME_BYTES]) for begin in range(0, len(raw), ZSTD_FRAME_BYTES)
+    )
+
+
+def _make_empty(directory: str, exist_ok: bool) -> None:
+    if os.path.isdir(directory) and os.listdir(directory):
+        if not exist_ok:
+            raise FileExistsError(f"Directory is not empty: {directory}. Choose another, or pass exist_ok=True.")
+        shutil.rmtree(directory)
+    os.makedirs(directory, exist_ok=True)

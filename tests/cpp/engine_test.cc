@@ -1,0 +1,381 @@
+// The engine's promises on random data sets, specifications and thread counts. Run under ASan and TSan too.
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+
+#include "base/error.h"
+#include "fill/fill.h"
+#include "mds_files.h"
+#include "order/key.h"
+
+namespace stoker {
+namespace {
+
+using namespace testing_files;
+using Buffer = std::vector<std::byte>;
+constexpr std::chrono::seconds kLong{60};
+constexpr std::chrono::nanoseconds kNow{0};
+
+/// A data set of some streams on disk and a run over it.
+class World {
+ public:
+  World(const std::vector<Form>& forms, Rng& rng) {
+    for (uint32_t s = 0; s < forms.size(); ++s) {
+      std::vector<ShardLengths> shards(1 + rng.below(5));
+      for (ShardLengths& lengths : shards) {
+        lengths.resize(1 + rng.below(20));
+        for (uint32_t& length : lengths) length = static_cast<uint32_t>(rng.below(60));
+      }
+      shards[0][0] = 50;
+      files.push_back(write_stream(directory, "s" + std::to_string(s), shards, forms[s]));
+      lengths_.push_back(shards);
+    }
+    seq_len = static_cast<uint32_t>(1 + rng.below(24));
+    spec_.seed = rng.below(UINT64_MAX);
+    spec_.lanes = static_cast<uint32_t>(1 + rng.below(5));
+    spec_.global_batch = 6;
+    spec_.drop_last = rng.below(2) == 0;
+    spec_.shuffle_block = static_cast<uint32_t>(1 + rng.below(12));
+    set_layout(rng.below(2) == 0 ? LayoutKind::kPad : LayoutKind::kConcat);
+    reopen(uint64_t{1} << 30);
+  }
+
+  void set_layout(LayoutKind kind) {
+    layout = {kind, seq_len, Overflow::kTruncate};
+    OrderSpec spec = spec_;
+    spec.unit = kind == LayoutKind::kConcat ? seq_len : 1;
+    for (uint32_t s = 0; s < files.size(); ++s) {
+      StreamSizes sizes{files[s].name, {}};
+      for (const ShardLengths& lengths : lengths_[s]) {
+        uint64_t tokens = 0;
+        for (const uint32_t length : lengths) tokens += length;
+        sizes.shard_sizes.push_back(kind == LayoutKind::kConcat ? tokens : lengths.size());
+      }
+      spec.counts.push_back(7 + 5 * s);
+      spec.streams.push_back(sizes);
+    }
+    order = std::make_shared<const Order>(spec);
+  }
+
+  void reopen(uint64_t cache_bytes) { store = std::make_shared<ShardStore>(files, cache_bytes); }
+
+  BatchFormat format(uint32_t world_size = 1) const {
+    BatchFormat format;
+    format.fields = {Field::kInputIds, Field::kLabels, Field::kSequenceId, Field::kStreamIds};
+    format.num_rows = static_cast<uint32_t>(spec_.global_batch) / world_size;
+    format.seq_len = seq_len;
+    return format;
+  }
+
+  std::unique_ptr<Planner> planner(uint64_t first_row = 0, RankSlice slice = {}) const {
+    return std::make_unique<Planner>(store, order, layout, slice, first_row);
+  }
+
+  Engine::Pointer engine(uint32_t workers, uint64_t first_row = 0, RankSlice slice = {}) const {
+    return Engine::create(planner(first_row, slice), store, format(slice.world_size), workers);
+  }
+
+  /// Takes batches from an engine, `in_flight` buffers at a time.
+  std::vector<Buffer> take(Engine& engine, size_t num_batches, size_t in_flight, uint32_t world_size = 1) const {
+    std::deque<Buffer> submitted;
+    std::vector<Buffer> out;
+    while (out.size() < num_batches) {
+      while (submitted.size() < in_flight) {
+        submitted.emplace_back(format(world_size).size_bytes(), std::byte{0xAA});
+        engine.submit(submitted.back().data());
+      }
+      if (!engine.wait(kLong)) throw std::runtime_error("no batch: " + engine.waiting_for());
+      engine.next();
+      out.push_back(std::move(submitted.front()));
+      submitted.pop_front();
+    }
+    engine.close();
+    return out;
+  }
+
+  /// The same by the definition: planned one by one, tokens from token_at.
+  std::vector<Buffer> expected(size_t num_batches) const {
+    const std::unique_ptr<Planner> plans = planner();
+    std::vector<Buffer> out;
+    for (size_t b = 0; b < num_batches; ++b) {
+      const BatchPlan plan = plans->next();
+      std::vector<int64_t> ids, labels, documents, streams;
+      for (uint32_t r = 0; r < plan.rows.size(); ++r) {
+        int64_t document = 0;
+        for (const Segment& s : plan.rows.row(r)) {
+          for (uint32_t i = s.token_begin; i < s.token_end; ++i) {
+            ids.push_back(token_at(files[s.stream].name, s.shard, s.sample, i));
+            labels.push_back(ids.back());
+            documents.push_back(document);
+            streams.push_back(s.stream);
+          }
+          document += s.size() > 0;
+        }
+        const size_t end = size_t{r + 1} * seq_len;
+        ids.resize(end, 0);
+        labels.resize(end, -100);
+        documents.resize(end, -1);
+        streams.resize(end, -1);
+      }
+      Buffer& buffer = out.emplace_back();
+      for (const auto& field : {ids, labels, documents, streams}) {
+        const auto* begin = reinterpret_cast<const std::byte*>(field.data());
+        buffer.insert(buffer.end(), begin, begin + field.size() * sizeof(int64_t));
+      }
+    }
+    return out;
+  }
+
+  std::string path(uint32_t stream, uint32_t shard) const {
+    const StreamFiles::Entry& entry = files[stream].shards[shard];
+    return files[stream].directory + "/" + (entry.zip_basename.empty() ? entry.raw_basename : entry.zip_basename);
+  }
+
+  TemporaryDirectory directory;
+  std::vector<StreamFiles> files;
+  uint32_t seq_len = 0;
+  LayoutSpec layout;
+  std::shared_ptr<const Order> order;
+  std::shared_ptr<ShardStore> store;
+
+ private:
+  std::vector<std::vector<ShardLengths>> lengths_;
+  OrderSpec spec_;
+};
+
+const std::vector<Form> kForms = {{},
+                                  {.bytes_column = true},
+                                  {.compressed = true, .frame_bytes = 200},
+                                  {.other_column = true, .compressed = true, .frame_bytes = 0}};
+
+TEST(Engine, BatchesAreTheSameForAnyWorkersPrefetchCacheAndWay) {
+  Rng rng(key("same batches"));
+  for (int trial = 0; trial < 12; ++trial) {
+    World world(kForms, rng);
+    const size_t num_batches = 12;
+    const std::vector<Buffer> want = world.expected(num_batches);
+    for (const uint32_t workers : {0U, 1U, 2U, 5U}) {
+      for (const uint64_t cache_bytes : {uint64_t{0}, uint64_t{1000}, uint64_t{1} << 30}) {
+        world.reopen(cache_bytes);
+        ASSERT_EQ(world.take(*world.engine(workers), num_batches, 1 + rng.below(6)), want)
+            << "trial " << trial << ", " << workers << " workers";
+      }
+    }
+    for (StreamFiles& files : world.files) files.expand_directory = world.directory / "expanded" + files.name;
+    world.reopen(0);
+    ASSERT_EQ(world.take(*world.engine(3), num_batches, 4), want);
+  }
+}
+
+TEST(Engine, RanksTogetherAndAnyPointOfResumeGiveTheGlobalBatches) {
+  Rng rng(key("ranks"));
+  for (int trial = 0; trial < 12; ++trial) {
+    World world(kForms, rng);
+    const size_t num_batches = 10;
+    const std::vector<Buffer> want = world.expected(num_batches);
+    for (const uint32_t world_size : {1U, 2U, 3U, 6U}) {
+      const uint64_t first = rng.below(num_batches);
+      const size_t rows = 6 / world_size;
+      const size_t row_bytes = world.format().row_bytes();
+      for (uint32_t rank = 0; rank < world_size; ++rank) {
+        const std::vector<Buffer> got = world.take(*world.engine(2, 6 * first, {rank, world_size}), num_batches - first,
+                                                   3, world_size);
+        for (size_t b = 0; b < got.size(); ++b)
+          for (size_t field = 0; field < 4; ++field)
+            for (size_t i = 0; i < rows; ++i) {
+              const std::byte* mine = got[b].data() + (field * rows + i) * row_bytes;
+              const std::byte* whole = want[first + b].data() + (field * 6 + rank + i * world_size) * row_bytes;
+              ASSERT_EQ(std::memcmp(mine, whole, row_bytes), 0);
+            }
+      }
+    }
+  }
+}
+
+TEST(Engine, AnErrorComesInItsPlaceAndStays) {
+  Rng rng(key("errors"));
+  for (int trial = 0; trial < 20; ++trial) {
+    World world(kForms, rng);
+    const size_t num_batches = 30;
+    const std::vector<Buffer> want = world.expected(num_batches);
+    const auto stream = static_cast<uint32_t>(rng.below(world.files.size()));
+    const auto shard = static_cast<uint32_t>(rng.below(world.files[stream].shards.size()));
+    std::filesystem::resize_file(world.path(stream, shard), 10);
+    world.reopen(uint64_t{1} << 30);
+
+    // The first batch that reads the shard.
+    size_t failing = 0;
+    {
+      const std::unique_ptr<Planner> plans = world.planner();
+      try {
+        for (; failing < num_batches; ++failing) plans->next();
+      } catch (const CorruptShardError&) {
+      }
+    }
+    for (const uint32_t workers : {0U, 1U, 4U}) {
+      world.reopen(uint64_t{1} << 30);
+      const Engine::Pointer engine = world.engine(workers);
+      std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes()));
+      for (Buffer& buffer : buffers) engine->submit(buffer.data());
+      for (size_t b = 0; b < failing; ++b) {
+        ASSERT_TRUE(engine->wait(kLong));
+        ASSERT_EQ(engine->next().end_row, 6 * (b + 1));
+        ASSERT_EQ(buffers[b], want[b]);
+      }
+      if (failing == num_batches) continue;
+      for (int again = 0; again < 3; ++again) {
+        ASSERT_TRUE(engine->wait(kLong));
+        try {
+          engine->next();
+          FAIL() << "no error";
+        } catch (const CorruptShardError& error) {
+          EXPECT_EQ(error.path, world.path(stream, shard));
+        }
+      }
+    }
+  }
+}
+
+TEST(Engine, ACorruptPieceFailsItsBatchOnly) {
+  Rng rng(key("pieces"));
+  World world({{.compressed = true, .frame_bytes = 300}}, rng);
+  world.set_layout(LayoutKind::kConcat);
+  const std::vector<Buffer> want = world.expected(3);
+  const std::string path = world.path(0, 0);
+  Bytes bytes = read_file(path);
+  bytes[bytes.size() - 1] ^= std::byte{1};  // the checksum of the last frame
+  write_file(path, bytes);
+  world.reopen(uint64_t{1} << 30);
+  const Engine::Pointer engine = world.engine(2);
+  std::vector<Buffer> buffers(200, Buffer(world.format().size_bytes()));
+  for (Buffer& buffer : buffers) engine->submit(buffer.data());
+  EXPECT_THROW(
+      for (size_t b = 0; b < buffers.size(); ++b) {
+        ASSERT_TRUE(engine->wait(kLong));
+        engine->next();
+        if (b < want.size()) {
+          ASSERT_EQ(buffers[b], want[b]);
+        }
+      },
+      CorruptShardError);
+}
+
+TEST(Engine, CanBeClosedAtAnyMomentAndStartedAgainOnTheSameShards) {
+  Rng rng(key("closes"));
+  World world(kForms, rng);
+  const std::vector<Buffer> want = world.expected(8);
+  for (int trial = 0; trial < 60; ++trial) {
+    if (trial % 10 == 0) world.reopen(rng.below(3) * 1000);
+    std::vector<Buffer> buffers(1 + rng.below(8), Buffer(world.format().size_bytes()));
+    const Engine::Pointer engine = world.engine(static_cast<uint32_t>(rng.below(4)));
+    for (Buffer& buffer : buffers) engine->submit(buffer.data());
+    for (uint64_t taken = rng.below(buffers.size()); taken > 0; --taken) {
+      ASSERT_TRUE(engine->wait(kLong));
+      engine->next();
+    }
+    engine->close();
+    engine->close();
+    EXPECT_THROW(engine->submit(buffers[0].data()), ClosedError);
+    EXPECT_THROW(engine->wait(kNow), ClosedError);
+    EXPECT_THROW(engine->next(), ClosedError);
+  }
+  EXPECT_EQ(world.take(*world.engine(2), 8, 3), want);
+}
+
+TEST(Engine, ClosingWakesAConsumerThatWaits) {
+  Rng rng(key("wakes"));
+  World world({{}}, rng);
+  // A shard that is a pipe would be refused, so the batch is kept from being done by never submitting a second one.
+  const Engine::Pointer engine = world.engine(1);
+  Buffer buffer(world.format().size_bytes());
+  engine->submit(buffer.data());
+  ASSERT_TRUE(engine->wait(kLong));
+  engine->next();
+  EXPECT_THROW(engine->wait(kNow), ArgumentError);  // nothing is submitted: it would wait for ever
+
+  std::atomic<bool> closed = false;
+  std::thread consumer([&] {
+    try {
+      Buffer more(world.format().size_bytes());
+      for (;;) {
+        engine->submit(more.data());
+        if (engine->wait(kLong)) engine->next();
+      }
+    } catch (const ClosedError&) {
+      closed = true;
+    }
+  });
+  std::this_thread::yield();
+  engine->close();
+  consumer.join();
+  EXPECT_TRUE(closed);
+}
+
+TEST(Engine, NextBeforeWaitIsRefused) {
+  Rng rng(key("early"));
+  World world({{}}, rng);
+  const Engine::Pointer engine = world.engine(0);
+  Buffer buffer(world.format().size_bytes());
+  engine->submit(buffer.data());
+  EXPECT_THROW(engine->next(), ArgumentError);
+  EXPECT_EQ(engine->waiting_for(), "the batch is waiting to be planned");
+  EXPECT_FALSE(engine->wait(kNow));  // no worker, and no time to do the work in
+  EXPECT_TRUE(engine->wait(kLong));
+  EXPECT_EQ(engine->waiting_for(), "nothing: the batch is ready");
+}
+
+TEST(Engine, AForkedChildIsToldAndLeavesTheEngineAlone) {
+  Rng rng(key("fork"));
+  World world({{}}, rng);
+  Engine::Pointer engine = world.engine(2);
+  Buffer buffer(world.format().size_bytes());
+  engine->submit(buffer.data());
+  const pid_t child = ::fork();
+  if (child == 0) {
+    int refused = 0;
+    try {
+      engine->wait(kLong);
+    } catch (const ClosedError&) {
+      ++refused;
+    }
+    try {
+      engine->submit(buffer.data());
+    } catch (const ClosedError&) {
+      ++refused;
+    }
+    engine->close();
+    engine.reset();
+    ::_exit(refused == 2 ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_TRUE(engine->wait(kLong));
+}
+
+TEST(Engine, ProgressCountsWhatWasHandedOver) {
+  Rng rng(key("progress"));
+  World world({{}, {}}, rng);
+  world.set_layout(LayoutKind::kConcat);
+  const Engine::Pointer engine = world.engine(1);
+  Buffer buffer(world.format().size_bytes());
+  for (int b = 0; b < 4; ++b) {
+    engine->submit(buffer.data());
+    ASSERT_TRUE(engine->wait(kLong));
+    engine->next();
+  }
+  const Progress progress = engine->progress();
+  EXPECT_EQ(progress.num_batches, 4U);
+  EXPECT_EQ(progress.counts[0].units + progress.counts[1].units, 19U + (world.order->spec().drop_last ? 5U : 0U));
+  EXPECT_EQ(progress.counts[0].tokens + progress.counts[1].tokens,
+            (progress.counts[0].units + progress.counts[1].units) * world.seq_len);
+}
+
+}  // namespace
+}  // namespace stoker

@@ -1,0 +1,183 @@
+#include "fill/fill.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+
+#include "base/error.h"
+#include "fill/widen.h"
+#include "mds_files.h"
+#include "shard/shard_store.h"
+
+namespace stoker {
+namespace {
+
+using namespace testing_files;
+using Row = std::vector<int64_t>;
+
+constexpr Field kAllFields[] = {Field::kInputIds,    Field::kLabels,     Field::kAttentionMask,
+                                Field::kPositionIds, Field::kSequenceId, Field::kStreamIds};
+
+/// Two streams of one raw shard each, and rows of segments over them.
+class FillTest : public testing::Test {
+ protected:
+  FillTest() : store_({write_stream(directory_, "code", {{4, 0, 6}}, {}), write_stream(directory_, "web", {{5}}, {})}, 0) {
+    format_.fields.assign(std::begin(kAllFields), std::end(kAllFields));
+    format_.seq_len = 8;
+    format_.pad_id = 9;
+  }
+
+  BatchPlan plan(const std::vector<std::vector<Segment>>& rows) {
+    BatchPlan plan(2);
+    plan.shards = {store_.get(0, 0), store_.get(1, 0)};
+    for (const auto& row : rows) {
+      for (const Segment& segment : row) {
+        plan.rows.add(segment);
+        plan.segment_shards.push_back(segment.stream);
+      }
+      plan.rows.end_row();
+    }
+    format_.num_rows = plan.rows.size();
+    return plan;
+  }
+
+  template <typename Integer = int64_t>
+  std::vector<std::vector<Row>> fill(const BatchPlan& batch) {  // [field][row]
+    std::vector<std::byte> buffer(format_.size_bytes());
+    fill_rows(format_, batch, 0, format_.num_rows, buffer.data());
+    std::vector<std::vector<Row>> out(format_.fields.size(), std::vector<Row>(format_.num_rows));
+    const std::byte* at = buffer.data();
+    for (auto& field : out)
+      for (Row& row : field)
+        for (uint32_t i = 0; i < format_.seq_len; ++i, at += sizeof(Integer)) {
+          Integer value;
+          std::memcpy(&value, at, sizeof(Integer));
+          row.push_back(value);
+        }
+    return out;
+  }
+
+  static int64_t code(uint32_t sample, uint32_t i) { return token_at("code", 0, sample, i); }
+  static int64_t web(uint32_t i) { return token_at("web", 0, 0, i); }
+
+  TemporaryDirectory directory_;
+  ShardStore store_;
+  BatchFormat format_;
+};
+
+TEST_F(FillTest, FieldsHoldTokensDocumentsAndStreams) {
+  const auto got = fill(plan({{{0, 0, 0, 1, 4}, {1, 0, 0, 0, 2}}, {}}));
+  const int64_t ids[] = {code(0, 1), code(0, 2), code(0, 3), web(0), web(1)};
+  EXPECT_EQ(got[0][0], (Row{ids[0], ids[1], ids[2], ids[3], ids[4], 9, 9, 9}));
+  EXPECT_EQ(got[1][0], (Row{ids[0], ids[1], ids[2], ids[3], ids[4], -100, -100, -100}));
+  EXPECT_EQ(got[2][0], (Row{1, 1, 1, 1, 1, 0, 0, 0}));
+  EXPECT_EQ(got[3][0], (Row{0, 1, 2, 0, 1, 0, 0, 0}));
+  EXPECT_EQ(got[4][0], (Row{0, 0, 0, 1, 1, -1, -1, -1}));
+  EXPECT_EQ(got[5][0], (Row{0, 0, 0, 1, 1, -1, -1, -1}));
+  EXPECT_EQ(got[0][1], Row(8, 9));
+  EXPECT_EQ(got[1][1], Row(8, -100));
+  EXPECT_EQ(got[2][1], Row(8, 0));
+}
+
+TEST_F(FillTest, PaddingOnTheLeftMovesEverythingRight) {
+  format_.pad_left = true;
+  const auto got = fill(plan({{{1, 0, 0, 0, 5}}}));
+  EXPECT_EQ(got[0][0], (Row{9, 9, 9, web(0), web(1), web(2), web(3), web(4)}));
+  EXPECT_EQ(got[3][0], (Row{0, 0, 0, 0, 1, 2, 3, 4}));
+  EXPECT_EQ(got[4][0], (Row{-1, -1, -1, 0, 0, 0, 0, 0}));
+}
+
+TEST_F(FillTest, Int32HoldsTheSame) {
+  const BatchPlan batch = plan({{{0, 0, 2, 0, 6}}, {{1, 0, 0, 2, 5}}});
+  const auto wide = fill(batch);
+  format_.integer = BatchFormat::Integer::kInt32;
+  EXPECT_EQ(fill<int32_t>(batch), wide);
+}
+
+TEST_F(FillTest, AnEmptySampleIsNoDocument) {
+  const auto got = fill(plan({{{0, 0, 1, 0, 0}, {1, 0, 0, 0, 5}}, {{0, 0, 1, 0, 0}}}));
+  EXPECT_EQ(got[4][0], (Row{0, 0, 0, 0, 0, -1, -1, -1}));
+  EXPECT_EQ(got[0][1], Row(8, 9));
+}
+
+TEST_F(FillTest, DocumentsEndAtEosAndBeginAtBos) {
+  const BatchPlan batch = plan({{{0, 0, 2, 0, 6}, {1, 0, 0, 0, 1}}});
+  format_.documents = BatchFormat::Documents::kEos;
+  format_.document_token = code(2, 2);
+  auto got = fill(batch);
+  EXPECT_EQ(got[4][0], (Row{0, 0, 0, 1, 1, 1, 1, -1}));
+  EXPECT_EQ(got[3][0], (Row{0, 1, 2, 0, 1, 2, 3, 0}));
+  format_.documents = BatchFormat::Documents::kBos;
+  got = fill(batch);
+  EXPECT_EQ(got[4][0], (Row{0, 0, 1, 1, 1, 1, 1, -1}));
+  EXPECT_EQ(got[3][0], (Row{0, 1, 0, 1, 2, 3, 4, 0}));
+  format_.document_token = code(2, 0);  // the row's first token begins document 0 in any case
+  EXPECT_EQ(fill(batch)[4][0], (Row{0, 0, 0, 0, 0, 0, 0, -1}));
+}
+
+TEST_F(FillTest, ATokenBeyondTheVocabularyIsAnErrorThatNamesItsSample) {
+  const BatchPlan batch = plan({{{1, 0, 0, 0, 5}}});
+  format_.vocab_size = 50000;
+  EXPECT_NO_THROW(fill(batch));
+  uint64_t largest = 0;
+  for (uint32_t i = 0; i < 5; ++i) largest = std::max<uint64_t>(largest, static_cast<uint64_t>(web(i)));
+  format_.vocab_size = largest;
+  try {
+    fill(batch);
+    FAIL();
+  } catch (const CorruptShardError& error) {
+    EXPECT_EQ(error.sample, 0);
+    EXPECT_NE(std::string(error.what()).find(std::to_string(largest)), std::string::npos);
+  }
+}
+
+TEST_F(FillTest, AShardThatIsCutWhileItIsOpenIsAnErrorAndItIsOpenedAnew) {
+  const ShardLengths lengths(5, 4000);
+  ShardStore store({write_stream(directory_, "big", {lengths}, {}), write_stream(directory_, "web", {{5}}, {})}, 0);
+  BatchPlan batch = plan({{{0, 0, 4, 0, 8}}});
+  const std::shared_ptr<const Shard> shard = store.get(0, 0);
+  batch.shards[0] = shard;
+  std::filesystem::resize_file(shard->path(), 4096);
+  try {
+    fill(batch);
+    FAIL();
+  } catch (const CorruptShardError& error) {
+    EXPECT_NE(std::string(error.what()).find("was cut"), std::string::npos) << error.what();
+  }
+  EXPECT_TRUE(shard->is_broken());
+  EXPECT_THROW(store.get(0, 0), CorruptShardError);  // opened again: its size is wrong now
+}
+
+template <typename Token>
+void expect_widened(TokenType type, const std::vector<Token>& values, uint64_t limit, uint64_t largest) {
+  std::vector<std::byte> unaligned(1 + values.size() * sizeof(Token));
+  std::memcpy(unaligned.data() + 1, values.data(), values.size() * sizeof(Token));
+  const TokenArray source{type, static_cast<uint32_t>(values.size()), unaligned.data() + 1};
+  std::vector<int64_t> ids(values.size());
+  std::vector<int64_t> labels(values.size());
+  EXPECT_EQ(widen(source, 0, source.size, limit, ids.data(), labels.data()), largest);
+  for (size_t i = 0; i < values.size(); ++i) EXPECT_EQ(ids[i], static_cast<int64_t>(values[i]));
+  EXPECT_EQ(ids, labels);
+  std::vector<int64_t> tail(values.size() - 1);
+  widen<int64_t>(source, 1, source.size - 1, limit, tail.data(), nullptr);
+  EXPECT_EQ(tail, std::vector<int64_t>(ids.begin() + 1, ids.end()));
+}
+
+TEST(Widen, CopiesEveryIntegerTypeAndFindsItsLargestValue) {
+  constexpr uint64_t kNone = UINT64_MAX;  // no limit: nothing is looked for in unsigned types
+  expect_widened<uint8_t>(TokenType::kU8, {1, 255, 3}, 100, 255);
+  expect_widened<uint8_t>(TokenType::kU8, {1, 255, 3}, kNone, 0);
+  expect_widened<int8_t>(TokenType::kI8, {1, 127, 3}, 100, 127);
+  expect_widened<int8_t>(TokenType::kI8, {1, -1, 3}, 100, UINT64_MAX);
+  expect_widened<uint16_t>(TokenType::kU16, {1, 65535, 3}, 50000, 65535);
+  expect_widened<int16_t>(TokenType::kI16, {7, -32768, 3}, 50000, UINT64_MAX);
+  expect_widened<uint32_t>(TokenType::kU32, {1, 4294967295, 3}, uint64_t{1} << 31, 4294967295);
+  expect_widened<int32_t>(TokenType::kI32, {5, 4, 2147483647}, kNone, 2147483647);
+  expect_widened<int32_t>(TokenType::kI32, {5, -100, 2147483647}, kNone, UINT64_MAX);
+  expect_widened<uint64_t>(TokenType::kU64, {5, uint64_t{1} << 63, 2}, uint64_t{1} << 63, uint64_t{1} << 63);
+  expect_widened<int64_t>(TokenType::kI64, {5, std::numeric_limits<int64_t>::min(), 2}, 10, UINT64_MAX);
+}
+
+}  // namespace
+}  // namespace stoker
