@@ -16,18 +16,18 @@ namespace {
 
 SystemError system_error(const std::string& path, const char* action) {
   const int code = errno;
-  return SystemError(code, path, text("cannot ", action, " ", path, ": ", std::strerror(code), "."));
+  return SystemError(code, path, text("cannot ", action, " this file: ", std::strerror(code)));
 }
 
 }  // namespace
 
 File::File(std::string path) : path_(std::move(path)) {
-  fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+  fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused below, not waited for
   if (fd_ < 0) throw system_error(path_, "open");
   struct stat status{};
   if (::fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
     if (!S_ISREG(status.st_mode)) errno = EINVAL;
-    const SystemError error = system_error(path_, "use as a file");
+    const SystemError error = system_error(path_, "read shards from");
     ::close(fd_);
     throw error;
   }

@@ -66,8 +66,8 @@ Column make_column(std::string_view role, std::string_view encoding, const std::
                                                                     {"bytes", Encoding::kBytes},
                                                                     {"array", Encoding::kArray},
                                                                     {"static_array", Encoding::kStaticArray}};
-  return {by_name(kRoles, role), by_name(kEncodings, encoding),
-          type ? std::optional(token_type(*type)) : std::nullopt, fixed_size};
+  return {by_name(kRoles, role), by_name(kEncodings, encoding), type ? std::optional(token_type(*type)) : std::nullopt,
+          fixed_size};
 }
 
 StreamFiles make_stream_files(std::string name, std::string directory, std::string expand_directory,
@@ -88,16 +88,15 @@ StreamFiles make_stream_files(std::string name, std::string directory, std::stri
   files.shards.reserve(size);
   for (size_t i = 0; i < size; ++i) {
     if (schema[i] >= files.schemas.size()) throw ArgumentError("a schema index is out of range.");
-    files.shards.push_back({std::move(raw_basenames[i]), std::move(zip_basenames[i]), schema[i], num_samples[i],
-                            raw[i], zip[i], totals == nullptr ? std::nullopt : std::optional(totals[i])});
+    files.shards.push_back({std::move(raw_basenames[i]), std::move(zip_basenames[i]), schema[i], num_samples[i], raw[i],
+                            zip[i], totals == nullptr ? std::nullopt : std::optional(totals[i])});
   }
   return files;
 }
 
 py::array to_numpy(const TokenArray& tokens) {
   py::array out(py::dtype(name(tokens.type)), std::vector<py::ssize_t>{static_cast<py::ssize_t>(tokens.size)});
-  if (tokens.size > 0)
-    std::memcpy(out.mutable_data(), tokens.values, size_t{tokens.size} * size_bytes(tokens.type));
+  if (tokens.size > 0) std::memcpy(out.mutable_data(), tokens.values, size_t{tokens.size} * size_bytes(tokens.type));
   return out;
 }
 
@@ -108,8 +107,8 @@ py::dict read_sample(ShardStore& store, uint32_t stream, uint32_t shard_index, u
     const py::gil_scoped_release release;
     shard = store.get(stream, shard_index);
     if (sample >= shard->num_samples())
-      throw ArgumentError(text(shard->path(), " has ", shard->num_samples(), " samples; there is no sample ", sample,
-                               "."));
+      throw ArgumentError(
+          text(shard->path(), " has ", shard->num_samples(), " samples; there is no sample ", sample, "."));
     bytes = shard->read_sample(sample);
   }
   const SampleTokens found = shard->parse(sample, bytes);
@@ -169,8 +168,7 @@ py::tuple plan_rows(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> or
   Array<int64_t> out({static_cast<py::ssize_t>(segments.size()), py::ssize_t{5}});
   int64_t* at = out.mutable_data();
   for (const Segment& segment : segments)
-    for (const uint32_t value :
-         {segment.stream, segment.shard, segment.sample, segment.token_begin, segment.token_end})
+    for (const uint32_t value : {segment.stream, segment.shard, segment.sample, segment.token_begin, segment.token_end})
       *at++ = value;
   Array<int64_t> ends(static_cast<py::ssize_t>(plan.rows.size()));
   for (uint32_t i = 0; i < plan.rows.size(); ++i) ends.mutable_at(i) = plan.rows.first_segment(i + 1);
@@ -182,11 +180,11 @@ BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t n
                               std::string_view dtype, int64_t pad_id, bool pad_left, std::string_view documents,
                               int64_t document_token, uint64_t vocab_size) {
   static constexpr std::pair<const char*, Field> kFields[] = {
-      {"input_ids", Field::kInputIds},        {"labels", Field::kLabels},
+      {"input_ids", Field::kInputIds},           {"labels", Field::kLabels},
       {"attention_mask", Field::kAttentionMask}, {"position_ids", Field::kPositionIds},
-      {"sequence_id", Field::kSequenceId},    {"stream_ids", Field::kStreamIds}};
-  static constexpr std::pair<const char*, BatchFormat::Integer> kIntegers[] = {
-      {"int32", BatchFormat::Integer::kInt32}, {"int64", BatchFormat::Integer::kInt64}};
+      {"sequence_id", Field::kSequenceId},       {"stream_ids", Field::kStreamIds}};
+  static constexpr std::pair<const char*, BatchFormat::Integer> kIntegers[] = {{"int32", BatchFormat::Integer::kInt32},
+                                                                               {"int64", BatchFormat::Integer::kInt64}};
   static constexpr std::pair<const char*, BatchFormat::Documents> kDocuments[] = {
       {"samples", BatchFormat::Documents::kSamples},
       {"eos", BatchFormat::Documents::kEos},
@@ -209,8 +207,7 @@ class BoundEngine {
  public:
   BoundEngine(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
               const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint32_t num_workers) {
-    auto planner =
-        std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row);
+    auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row);
     engine_ = Engine::create(std::move(planner), std::move(store), format, num_workers);
   }
 
@@ -223,21 +220,22 @@ class BoundEngine {
 
   /// Waits in slices, so that Ctrl-C gets through. `timeout_s` 0: for as long as it takes.
   py::tuple next(double timeout_s) {
-    using Seconds = std::chrono::duration<double>;
-    static constexpr std::chrono::milliseconds kSlice{100};
+    using std::chrono::nanoseconds;
+    static constexpr nanoseconds kSlice = std::chrono::milliseconds(100);
     const auto start = std::chrono::steady_clock::now();
-    for (bool done = engine_->wait(std::chrono::nanoseconds::zero()); !done;) {
+    for (bool done = engine_->wait(nanoseconds::zero()); !done;) {
+      nanoseconds slice = kSlice;
+      if (timeout_s > 0) {
+        const std::chrono::duration<double> left =
+            std::chrono::duration<double>(timeout_s) - (std::chrono::steady_clock::now() - start);
+        if (left.count() <= 0) raise_timeout(timeout_s);
+        if (left < kSlice) slice = std::chrono::duration_cast<nanoseconds>(left);
+      }
       {
         const py::gil_scoped_release release;
-        done = engine_->wait(kSlice);
+        done = engine_->wait(slice);
       }
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-      if (!done && timeout_s > 0 && Seconds(std::chrono::steady_clock::now() - start).count() >= timeout_s) {
-        PyErr_SetString(PyExc_TimeoutError, text("no batch within the timeout of ", timeout_s,
-                                                 " s: ", engine_->waiting_for(), ".")
-                                                .c_str());
-        throw py::error_already_set();
-      }
     }
     BatchInfo info = engine_->next();
     py::object buffer = std::move(buffers_.front());
@@ -253,17 +251,31 @@ class BoundEngine {
   }
 
  private:
+  [[noreturn]] void raise_timeout(double timeout_s) const {
+    const std::string message =
+        text("no batch came within the timeout of ", timeout_s, " s: ", engine_->waiting_for(), ".");
+    PyErr_SetString(PyExc_TimeoutError, message.c_str());
+    throw py::error_already_set();
+  }
+
   std::deque<py::object> buffers_;  // in the order of submission; outlive the engine's threads
   Engine::Pointer engine_;
 };
 
 /// One number of each stream, as an array.
-template <uint64_t StreamCounts::*kMember, typename Owner>
+template <uint64_t StreamCounts::* kMember, typename Owner>
 Array<uint64_t> counts_of(const Owner& owner) {
   Array<uint64_t> out(static_cast<py::ssize_t>(owner.counts.size()));
   uint64_t* at = out.mutable_data();
   for (const StreamCounts& counts : owner.counts) *at++ = counts.*kMember;
   return out;
+}
+
+/// A class of plain Python metaclass, so that type stubs can describe it, which Python does not subclass.
+template <typename... Types, typename... Extra>
+auto bind(py::module_& module, const char* class_name, const Extra&... extra) {
+  const auto metaclass = py::metaclass(py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(&PyType_Type)));
+  return py::class_<Types...>(module, class_name, metaclass, py::is_final(), extra...);
 }
 
 template <typename Owner>
@@ -281,50 +293,49 @@ PYBIND11_MODULE(_core, m) {
   using namespace stoker;
   register_errors();
 
-  py::class_<Column>(m, "Column")
-      .def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
-  py::class_<StreamFiles>(m, "StreamFiles")
+  bind<Column>(m, "Column").def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
+  bind<StreamFiles>(m, "StreamFiles")
       .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "expand_directory"_a, "schemas"_a,
            "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a, "raw_bytes"_a, "zip_bytes"_a,
            "tokens"_a);
-  py::class_<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
+  bind<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
       .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
       .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)
       .def("totals", &shard_totals, "stream"_a, "shard"_a);
 
-  py::class_<Order, std::shared_ptr<Order>>(m, "Order")
+  bind<Order, std::shared_ptr<Order>>(m, "Order")
       .def(py::init(&make_order), py::kw_only(), "names"_a, "sizes"_a, "counts"_a, "seed"_a, "lanes"_a,
            "global_batch"_a, "unit"_a, "drop_last"_a, "shuffle"_a, "shuffle_block"_a);
-  py::class_<LayoutSpec>(m, "Layout").def(py::init(&make_layout_spec), "kind"_a, "seq_len"_a, "overflow"_a);
+  bind<LayoutSpec>(m, "Layout").def(py::init(&make_layout_spec), "kind"_a, "seq_len"_a, "overflow"_a);
   m.def("plan_rows", &plan_rows, "store"_a, "order"_a, "layout"_a, "first_row"_a);
 
-  py::class_<BatchFormat>(m, "BatchFormat")
+  bind<BatchFormat>(m, "BatchFormat")
       .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "dtype"_a, "pad_id"_a,
-           "pad_left"_a, "documents"_a, "document_token"_a, "vocab_size"_a)
-      .def_property_readonly("size_bytes", &BatchFormat::size_bytes);
-  py::class_<BufferPool>(m, "BufferPool")
-      .def(py::init<size_t, size_t>(), "size_bytes"_a, "max_kept"_a)
-      .def("take", &BufferPool::take);
-  py::class_<BufferPool::Buffer>(m, "Buffer", py::buffer_protocol())
-      .def_property_readonly("address", [](const BufferPool::Buffer& b) {
-        return reinterpret_cast<uintptr_t>(b.data());  // for Engine.submit
-      })
+           "pad_left"_a, "documents"_a, "document_token"_a, "vocab_size"_a);
+  bind<BufferPool::Buffer>(m, "Buffer", py::buffer_protocol())
+      .def_property_readonly("address",
+                             [](const BufferPool::Buffer& b) {
+                               return reinterpret_cast<uintptr_t>(b.data());  // for Engine.submit
+                             })
       .def_buffer([](BufferPool::Buffer& b) {
         return py::buffer_info(reinterpret_cast<uint8_t*>(b.data()),  // bytes, for Python
                                static_cast<py::ssize_t>(b.size_bytes()));
       });
+  bind<BufferPool>(m, "BufferPool")
+      .def(py::init<size_t, size_t>(), "size_bytes"_a, "max_kept"_a)
+      .def("take", &BufferPool::take);
 
-  py::class_<BatchInfo> info(m, "BatchInfo");
+  auto info = bind<BatchInfo>(m, "BatchInfo");
   info.def_readonly("end_row", &BatchInfo::end_row);
   bind_counts(info);
-  py::class_<Progress> progress(m, "Progress");
+  auto progress = bind<Progress>(m, "Progress");
   progress.def_readonly("num_batches", &Progress::num_batches)
       .def_readonly("plan_s", &Progress::plan_s)
       .def_readonly("load_s", &Progress::load_s)
       .def_readonly("fill_s", &Progress::fill_s)
       .def_readonly("wait_s", &Progress::wait_s);
   bind_counts(progress);
-  py::class_<BoundEngine>(m, "Engine")
+  bind<BoundEngine>(m, "Engine")
       .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
                     uint32_t, uint32_t, uint64_t, uint32_t>(),
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,

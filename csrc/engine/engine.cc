@@ -63,8 +63,9 @@ void Engine::Delete::operator()(Engine* engine) const {
 // Before the mutex is touched: a fork may have copied it locked.
 void Engine::check_process() const {
   if (fork_generation_ != fork_generation())
-    throw ClosedError("the loader was started in another process, before a fork; its threads do not exist here. Make a "
-                      "loader in this process, or fork before the first batch is taken.");
+    throw ClosedError(
+        "the loader was started in another process, before a fork; its threads do not exist here. Make a "
+        "loader in this process, or fork before the first batch is taken.");
 }
 
 void Engine::check_open() const {
@@ -120,7 +121,7 @@ BatchInfo Engine::next() {
 }
 
 Progress Engine::progress() const {
-  check_process();
+  if (fork_generation_ != fork_generation()) return {0, std::vector<StreamCounts>(store_->streams().size())};
   const std::lock_guard lock(mutex_);
   return progress_;
 }

@@ -77,6 +77,7 @@ class Engine {
   /// What the oldest batch waits for, as a part of a sentence.
   std::string waiting_for() const;
 
+  /// In a forked child: nothing.
   Progress progress() const;
 
   /// Stops and joins all threads. Idempotent. Buffers are not written afterwards. In a forked child it does nothing.
@@ -132,18 +133,18 @@ class Engine {
   std::condition_variable head_done_;
 
   // Guarded by mutex_.
-  std::deque<std::unique_ptr<Batch>> batches_;      // submitted and not handed over, in order
-  size_t num_planned_ = 0;                          // of batches_, from the front; the one being planned counts
+  std::deque<std::unique_ptr<Batch>> batches_;  // submitted and not handed over, in order
+  size_t num_planned_ = 0;                      // of batches_, from the front; the one being planned counts
   bool is_planning_ = false;
-  bool has_failed_ = false;                         // some batch has; nothing is planned any more
+  bool has_failed_ = false;  // some batch has; nothing is planned any more
   bool is_closed_ = false;
-  uint32_t num_idle_ = 0;                           // workers that wait
+  uint32_t num_idle_ = 0;  // workers that wait
   bool consumer_waits_ = false;
   std::deque<FillJob> fills_;
-  std::deque<Piece> loads_;                         // to be loaded, oldest batch first
-  std::map<Piece, std::vector<Batch*>> loading_;    // pieces in loads_ or being loaded, and who waits for them
-  std::deque<Upcoming> upcoming_;                   // to be looked at when nothing else is to be done
-  std::deque<Piece> upcoming_pieces_;               // to be loaded when nothing else is to be done
+  std::deque<Piece> loads_;                       // to be loaded, oldest batch first
+  std::map<Piece, std::vector<Batch*>> loading_;  // pieces in loads_ or being loaded, and who waits for them
+  std::deque<Upcoming> upcoming_;                 // to be looked at when nothing else is to be done
+  std::deque<Piece> upcoming_pieces_;             // to be loaded when nothing else is to be done
   Progress progress_;
 
   std::vector<std::thread> threads_;  // used by create() and close() only

@@ -36,8 +36,7 @@ BatchPlan Planner::next() {
 }
 
 Planner::SampleRange Planner::samples_of(const Shard& shard, Range things) const {
-  if (kind_ == LayoutKind::kPad)
-    return {static_cast<uint32_t>(things.begin), static_cast<uint32_t>(things.end - 1)};
+  if (kind_ == LayoutKind::kPad) return {static_cast<uint32_t>(things.begin), static_cast<uint32_t>(things.end - 1)};
   const std::span<const uint32_t> ends = shard.token_ends();
   const auto sample_at = [&](uint64_t token) {
     return static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), token) - ends.begin());

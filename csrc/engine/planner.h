@@ -53,7 +53,7 @@ class Planner final : private SampleLengths {
   const LayoutKind kind_;
   const RankSlice slice_;
   uint64_t next_row_;
-  uint64_t batch_ = 0;  // batches begun
+  uint64_t batch_ = 0;                    // batches begun
   std::vector<std::vector<Slot>> slots_;  // by stream and shard
   BatchPlan* plan_ = nullptr;             // the plan at hand
   std::unique_ptr<Layout> layout_;

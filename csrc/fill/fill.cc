@@ -78,13 +78,13 @@ class RowFiller {
                                    labels == nullptr ? nullptr : labels + at);
     if (largest < limit_) return;
     const std::string value = largest == UINT64_MAX ? "a negative number" : text(largest);
-    const std::string rule = format_.vocab_size > 0 ? text("vocab_size is ", limit_)
-                                                    : text("ids of this dtype end at ", limit_ - 1);
-    throw CorruptShardError(shard.path(), segment.sample,
-                            text("sample ", segment.sample, " of ", shard.path(), " has ", value,
-                                 " among its token ids but ", rule,
-                                 ". Check that the stream was tokenized with this tokenizer and read with the right "
-                                 "bytes_dtype."));
+    const std::string rule =
+        format_.vocab_size > 0 ? text("vocab_size is ", limit_) : text("ids of this dtype end at ", limit_ - 1);
+    throw CorruptShardError(
+        shard.path(), segment.sample,
+        text("sample ", segment.sample, " of ", shard.path(), " has ", value, " among its token ids but ", rule,
+             ". Check that the stream was tokenized with this tokenizer and read with the right "
+             "bytes_dtype."));
   }
 
   // Document number and positions of the tokens [begin, end) of one document.
@@ -140,8 +140,9 @@ void fill_rows(const BatchFormat& format, const BatchPlan& plan, uint32_t begin,
     const Shard& shard = *plan.shards[guard.faulted()];
     shard.set_broken();
     throw CorruptShardError(shard.path(), CorruptShardError::kWholeShard,
-                            text(shard.path(), " was cut, or its disk failed, while it was being read. Restore the "
-                                               "file and start again from the last state."));
+                            text(shard.path(),
+                                 " was cut, or its disk failed, while it was being read. Restore the "
+                                 "file and start again from the last state."));
   };
   try {
     if (format.integer == BatchFormat::Integer::kInt32) {

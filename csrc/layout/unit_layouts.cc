@@ -20,8 +20,8 @@ void PadLayout::append_row(uint64_t row, Rows& out) {
     if (kept < length) {
       if (spec_.overflow == Overflow::kError)
         throw ArgumentError(text("sample ", sample, " of shard ", shard, " of stream \"",
-                                 order_.stream(unit->stream).name(), "\" has ", length,
-                                 " tokens, more than seq_len ", spec_.seq_len,
+                                 order_.stream(unit->stream).name(), "\" has ", length, " tokens, more than seq_len ",
+                                 spec_.seq_len,
                                  ", and overflow is \"error\"; raise seq_len or set overflow=\"truncate\"."));
       out.count_truncated(unit->stream, length - kept);
     }
@@ -38,7 +38,8 @@ void ConcatLayout::append_row(uint64_t row, Rows& out) {
     for (const ShardRange& piece : pieces_) {
       // Cut the piece at its samples. Empty samples end where the one before them ends, so the search skips them.
       const std::span<const uint32_t> ends = lengths_.token_ends(unit->stream, piece.shard);
-      auto sample = static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), piece.things.begin) - ends.begin());
+      auto sample =
+          static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), piece.things.begin) - ends.begin());
       for (uint64_t at = piece.things.begin; at < piece.things.end; ++sample) {
         const uint32_t sample_begin = sample == 0 ? 0 : ends[sample - 1];
         const uint64_t end = std::min<uint64_t>(ends[sample], piece.things.end);

@@ -36,8 +36,7 @@ std::vector<Range> Visit::cut(Range places) const {
   return out;
 }
 
-StreamOrder::StreamOrder(StreamSizes sizes, const Options& options)
-    : name_(std::move(sizes.name)), options_(options) {
+StreamOrder::StreamOrder(StreamSizes sizes, const Options& options) : name_(std::move(sizes.name)), options_(options) {
   const auto num_shards = static_cast<uint32_t>(sizes.shard_sizes.size());
   if (options_.shuffle) {
     shards_ = permutation(key(options_.seed, "shards", name_), num_shards);

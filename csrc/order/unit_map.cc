@@ -54,14 +54,13 @@ void UnitMap::enter(Block& block, uint32_t stream, uint32_t slot, const Pass& pa
   const StreamOrder& order = order_.stream(stream);
   const uint64_t block_size = order.options().shuffle_block;
   const bool new_pass = block.visit.size() == 0 || block.pass.index != pass.index;
-  const bool follows = !block.table.empty() && (new_pass ? index == 0 && block.pass.index + 1 == pass.index
-                                                         : block.index + 1 == index);
+  const bool follows =
+      !block.table.empty() && (new_pass ? index == 0 && block.pass.index + 1 == pass.index : block.index + 1 == index);
   if (new_pass) block.visit = order.visit(pass.index, slot);
   block.pass = pass;
   block.index = index;
   const Range places = block_places(block.visit, index, block_size);
-  set_table(block,
-            permutation(order.block_key(pass.index, slot, index), static_cast<uint32_t>(places.size())));
+  set_table(block, permutation(order.block_key(pass.index, slot, index), static_cast<uint32_t>(places.size())));
 
   if (!follows) announce(stream, block.visit.cut(places));
   const Range next = block_places(block.visit, index + 1, block_size);

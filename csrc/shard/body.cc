@@ -14,8 +14,14 @@ class RawBody final : public ShardBody {
   void will_need(uint64_t begin, uint64_t end) const override { file_.will_need(begin, end); }
 
   // No pieces: never called.
-  uint32_t piece_at(uint64_t) const override { assert(false); return 0; }
-  uint64_t piece_bytes(uint32_t) const override { assert(false); return 0; }
+  uint32_t piece_at(uint64_t) const override {
+    assert(false);
+    return 0;
+  }
+  uint64_t piece_bytes(uint32_t) const override {
+    assert(false);
+    return 0;
+  }
   void load(uint32_t) override { assert(false); }
   void unload(uint32_t) override { assert(false); }
 

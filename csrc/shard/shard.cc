@@ -41,8 +41,8 @@ void Shard::read_offsets(RawReader& reader, const ShardFile& shard) {
   const uint64_t head_bytes = kWord * (uint64_t{shard.num_samples} + 2);
   if (head_bytes > shard.raw_bytes)
     throw corrupt(CorruptShardError::kWholeShard,
-                  text("has ", shard.raw_bytes, " bytes by index.json, too few for the offsets of ",
-                       shard.num_samples, " samples"));
+                  text("has ", shard.raw_bytes, " bytes by index.json, too few for the offsets of ", shard.num_samples,
+                       " samples"));
   uint32_t num_samples = 0;
   reader.read(std::as_writable_bytes(std::span(&num_samples, 1)));
   if (num_samples != shard.num_samples)
@@ -51,9 +51,8 @@ void Shard::read_offsets(RawReader& reader, const ShardFile& shard) {
   offsets_.resize(size_t{num_samples} + 1);
   reader.read(std::as_writable_bytes(std::span(offsets_)));
   if (offsets_.front() < head_bytes)
-    throw corrupt(CorruptShardError::kWholeShard,
-                  text("has its first sample at byte ", offsets_.front(), ", inside its own header of ", head_bytes,
-                       " bytes"));
+    throw corrupt(CorruptShardError::kWholeShard, text("has its first sample at byte ", offsets_.front(),
+                                                       ", inside its own header of ", head_bytes, " bytes"));
   for (uint32_t i = 0; i < num_samples; ++i)
     if (offsets_[i + 1] < offsets_[i])
       throw corrupt(i, text("ends at byte ", offsets_[i + 1], ", before it begins at byte ", offsets_[i]));

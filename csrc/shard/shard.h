@@ -23,7 +23,7 @@ namespace stoker {
 /// What the index says of a shard, and where its file is.
 struct ShardFile {
   enum class Format { kRaw, kZstd };
-  std::string path;        // of the file that is there
+  std::string path;  // of the file that is there
   Format format = Format::kRaw;
   uint64_t file_bytes = 0;  // of that file
   uint64_t raw_bytes = 0;   // uncompressed
@@ -36,7 +36,8 @@ struct ShardFile {
 class Shard {
  public:
   /// Opens the file and checks its size, sample count, offsets and token total against `file`. Reads its head only,
-  /// unless other variable columns force a scan. `schema` must outlive the shard. Raises CorruptShardError, SystemError.
+  /// unless other variable columns force a scan. `schema` must outlive the shard. Raises CorruptShardError,
+  /// SystemError.
   Shard(const ShardFile& file, const Schema& schema);
 
   const std::string& path() const { return path_; }

@@ -72,7 +72,8 @@ class ReservedMemory {
  public:
   explicit ReservedMemory(uint64_t size_bytes) : size_bytes_(size_bytes) {
     if (size_bytes == 0) return;
-    void* address = ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* address =
+        ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<std::byte*>(address);
   }
@@ -183,8 +184,9 @@ class AtomicFile {
  private:
   SystemError failure() const {
     const int code = errno;
-    return SystemError(code, path_, text("cannot write the expanded shard ", path_, ": ", std::strerror(code),
-                                         ". Make room there, set cache_dir to another disk, or raise cache_memory."));
+    return SystemError(code, path_,
+                       text("cannot expand a shard into this file: ", std::strerror(code),
+                            ". Make room there, set cache_dir to another disk, or raise cache_memory"));
   }
 
   std::string path_;

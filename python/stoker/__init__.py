@@ -5,6 +5,8 @@ from stoker.loader import DataLoader, Segment
 from stoker.stream import Stream
 from stoker.writer import MDSWriter
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CorruptShardError",
     "DataLoader",

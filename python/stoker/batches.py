@@ -35,7 +35,7 @@ class NumpyMemory:
         return buffer, buffer.address
 
     def arrays(self, buffer: _core.Buffer) -> Any:
-        return np.frombuffer(buffer, self._dtype).reshape(self._shape)
+        return np.frombuffer(memoryview(buffer), self._dtype).reshape(self._shape)
 
 
 class TorchMemory(NumpyMemory):
@@ -52,8 +52,8 @@ class TorchMemory(NumpyMemory):
 
 
 class PinnedMemory:
-    """torch's own pinned tensors, each handed out once: torch's caching host allocator then keeps the memory of a tensor
-    that is dropped until copies from it are done."""
+    """torch's own pinned tensors, each handed out once: torch's caching host allocator then keeps the memory of a
+    tensor that is dropped until copies from it are done."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: str) -> None:
         import torch

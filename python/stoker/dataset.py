@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from math import gcd
 
 import numpy as np
@@ -11,8 +13,11 @@ import numpy.typing as npt
 
 from stoker import _core
 from stoker.index import StreamIndex, index_path, read_index
+from stoker.mixture import counts_per_epoch
 from stoker.options import Options
 from stoker.stream import Stream
+
+logger = logging.getLogger("stoker")
 
 
 class TokenDataset:
@@ -24,6 +29,7 @@ class TokenDataset:
         streams: The streams.
         indexes: Their indexes.
         sizes: Things of each shard of each stream, uint64: samples (`pad`) or tokens (`concat`).
+        counts: Units an epoch of each stream.
     """
 
     def __init__(self, streams: Sequence[Stream], options: Options) -> None:
@@ -48,8 +54,11 @@ class TokenDataset:
             _sizes(stream, index, options.layout) for stream, index in zip(self.streams, self.indexes, strict=True)
         ]
         self._options = options
+        self.counts = self._count_units()
         files = [
-            stream_files(stream.name, index, os.path.join(options.cache_dir, stream.name, index.sha256[:16]) if big else "")
+            stream_files(
+                stream.name, index, os.path.join(options.cache_dir, stream.name, index.sha256[:16]) if big else ""
+            )
             for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(), strict=True)
         ]
         self.store = _core.ShardStore(files, options.cache_memory)
@@ -59,9 +68,9 @@ class TokenDataset:
         """The streams' names, in order."""
         return [s.name for s in self.streams]
 
-    def units(self) -> list[int]:
-        """Whole units a pass of each stream: samples (`pad`) or rows (`concat`)."""
-        return [int(sizes.sum()) // self._options.unit for sizes in self.sizes]
+    def __len__(self) -> int:
+        """Units an epoch: samples (`pad`) or rows (`concat`)."""
+        return sum(self.counts)
 
     def read(self, stream: str, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer]]:
         """Reads one sample, for looking at it.
@@ -84,6 +93,26 @@ class TokenDataset:
         if not 0 <= shard < len(self.sizes[s]):
             raise ValueError(f"stream {stream!r} has {len(self.sizes[s])} shards; there is no shard {shard}.")
         return self.store.read_sample(s, shard, sample)
+
+    def _count_units(self) -> list[int]:
+        """Units an epoch of each stream."""
+        options = self._options
+        streams = list(self.streams)
+        if options.layout == "concat":
+            # Weights are about tokens, counts are whole rows.
+            totals = [int(sizes.sum()) for sizes in self.sizes]
+            natural = all(w is None for s in streams for w in (s.proportion, s.repeat, s.choose))
+            for s, (stream, total) in enumerate(zip(self.streams, totals, strict=True)):
+                if stream.repeat is not None:
+                    streams[s] = replace(stream, repeat=None, choose=int(stream.repeat * total) // options.seq_len)
+                elif natural and options.epoch_size is not None:
+                    streams[s] = replace(stream, proportion=total)
+        units = [int(sizes.sum()) // options.unit for sizes in self.sizes]
+        counts = counts_per_epoch(streams, units, epoch_size=options.epoch_size, seed=options.seed)
+        for stream, count in zip(self.streams, counts, strict=True):
+            if count == 0:
+                logger.warning("stream %r delivers nothing: its weight gives it 0 of an epoch's units.", stream.name)
+        return counts
 
     def _choose_expanded(self) -> list[bool]:
         """Which compressed streams are expanded to files: the largest ones, until the working set of the rest fits
@@ -115,7 +144,8 @@ class TokenDataset:
 
 
 def stream_files(name: str, index: StreamIndex, expand_directory: str) -> _core.StreamFiles:
-    """An index as the core takes it. Compressed shards are expanded into `expand_directory`, or into memory if it is ""."""
+    """An index as the core takes it. Compressed shards are expanded into `expand_directory`, if that is not empty, else
+    into memory."""
     return _core.StreamFiles(
         name=name,
         directory=index.directory,

@@ -15,8 +15,17 @@ _SCALARS = (
 )
 # The byte that names an array's type where the encoding does not.
 _DTYPE_CODES = {
-    **{"uint8": 8, "int8": 9, "uint16": 16, "int16": 17, "float16": 18, "uint32": 32, "int32": 33},
-    **{"float32": 34, "uint64": 64, "int64": 65, "float64": 66},
+    "uint8": 8,
+    "int8": 9,
+    "uint16": 16,
+    "int16": 17,
+    "float16": 18,
+    "uint32": 32,
+    "int32": 33,
+    "float32": 34,
+    "uint64": 64,
+    "int64": 65,
+    "float64": 66,
 }
 
 
@@ -27,8 +36,8 @@ class Encoding:
     Attributes:
         name: As in `column_encodings` of index.json.
         size: Bytes of every value; None where it varies.
-        encode: From a value to its bytes. Raises AttributeError for a value of another type, ValueError for one that the
-            encoding can't hold.
+        encode: From a value to its bytes. Raises AttributeError for a value of another type, ValueError for one that
+            the encoding can't hold.
     """
 
     name: str
@@ -86,7 +95,7 @@ def _parse_ndarray(name: str) -> Encoding:
 
     def encode(value: Any) -> bytes:
         array = _expect(value, np.ndarray)
-        if dtype and array.dtype != dtype:
+        if dtype and array.dtype.name != dtype:
             raise ValueError(f"Wrong dtype: expected {dtype}, got {array.dtype.name}.")
         if array.size == 0:
             raise ValueError("Attempting to encode a numpy array with 0 elements.")
@@ -99,7 +108,8 @@ def _parse_ndarray(name: str) -> Encoding:
         head = b"" if dtype else bytes([_dtype_code(array.dtype)])
         if shape is None:
             head += _encode_shape(array.shape)
-        return head + array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        values: bytes = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        return head + values
 
     return Encoding(name, size, encode)
 

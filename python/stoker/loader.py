@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +13,11 @@ from stoker.batches import BatchMemory, make_memory
 from stoker.dataset import TokenDataset
 from stoker.epochs import Epochs
 from stoker.errors import LoaderClosedError
-from stoker.mixture import counts_per_epoch
 from stoker.options import Options, default_cache_dir
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
 from stoker.stream import Stream
 from stoker.units import parse_bytes, parse_count
-
-logger = logging.getLogger("stoker")
 
 
 class Segment(NamedTuple):
@@ -50,9 +46,9 @@ class DataLoader:
     `stream_ids`        number of the stream, in the order of the streams' names              -1
     ==================  ====================================================================  =======
 
-    They are torch tensors on the CPU, or numpy arrays where torch is not installed. Their memory is the caller's as long
-    as any of them lives. Threads start at the first batch; until then a loader can be pickled. After a fork a loader that
-    has started works in the parent only. A loader belongs to one thread at a time.
+    They are torch tensors on the CPU, or numpy arrays where torch is not installed. Their memory is the caller's as
+    long as any of them lives. Threads start at the first batch; until then a loader can be pickled. After a fork a
+    loader that has started works in the parent only. A loader belongs to one thread at a time.
 
     The order of rows and its algorithms (stride scheduling, keyed block shuffles) are described in docs/design.md; the
     same arguments give the same rows for any number of workers, ranks and interruptions.
@@ -150,7 +146,7 @@ class DataLoader:
             num_workers=num_workers,
             prefetch_factor=prefetch_factor,
             drop_last=drop_last,
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=getattr(dtype, "__name__", str(dtype)).removeprefix("torch."),
             pad_id=pad_id,
             padding_side=padding_side,
             overflow=overflow,
@@ -164,15 +160,9 @@ class DataLoader:
             cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
         )
         self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else streams, options)
-        self._counts = counts_per_epoch(
-            self.dataset.streams, self.dataset.units(), epoch_size=options.epoch_size, seed=options.seed
-        )
-        for name, count in zip(self.dataset.names, self._counts, strict=True):
-            if count == 0:
-                logger.warning("stream %r delivers nothing: its weight gives it 0 of an epoch's units.", name)
         self._lanes_given = lanes is not None
         self._set_options(options)
-        self._meter = Meter(len(self._counts))
+        self._meter = Meter(len(self.dataset.counts))
         self._engine: _core.Engine | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
@@ -189,7 +179,7 @@ class DataLoader:
         self._order = _core.Order(
             names=self.dataset.names,
             sizes=self.dataset.sizes,
-            counts=self._counts,
+            counts=self.dataset.counts,
             seed=options.seed,
             lanes=options.lanes,
             global_batch=options.global_batch,
@@ -199,7 +189,7 @@ class DataLoader:
             shuffle_block=options.shuffle_block,
         )
         self._layout = _core.Layout(options.layout, options.seq_len, options.overflow)
-        self._epochs = Epochs(sum(self._counts), options.global_batch, options.drop_last)
+        self._epochs = Epochs(sum(self.dataset.counts), options.global_batch, options.drop_last)
 
     # ------------------------------------------------------------ iteration
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -295,7 +285,8 @@ class DataLoader:
 
         Args:
             state: From `state_dict`, maybe through JSON.
-            on_change: "adapt": go on from the same row where the global batch (batch_size * world_size) has another size.
+            on_change: "adapt": go on from the same row where the global batch (batch_size * world_size) has another
+                size.
 
         Raises:
             StateMismatchError: The state is of other data, another specification or another version.
@@ -313,8 +304,8 @@ class DataLoader:
         self._has_begun = False
         self._iteration += 1
         self._last = None
+        self._stop_engine()
         if ours["lanes"] != self._options.lanes:
-            self._stop_engine()
             self._set_options(replace(self._options, lanes=ours["lanes"]))
 
     def set_epoch(self, epoch: int) -> None:
@@ -330,13 +321,13 @@ class DataLoader:
             self._iteration += 1
 
     def _specification(self) -> dict[str, Any]:
-        return specification(self.dataset, self._options, self._counts)
+        return specification(self.dataset, self._options)
 
     # ------------------------------------------------------------ looking
     def order(self, batch: int) -> list[list[Segment]]:
-        """The rows of global batch `batch` = 0, 1, 2, ..., batches counted from row 0: which tokens of which samples each
-        holds. An empty list is a row of padding. Reads the heads of shards, no tokens. Row i is of rank
-        i mod world_size, if the global batch is a multiple of it.
+        """The rows of global batch `batch` = 0, 1, 2, ..., batches counted from row 0: which tokens of which samples
+        each holds. An empty list is a row of padding. Row i is of rank i mod world_size. Reads the heads of shards, no
+        tokens.
 
         Raises:
             ValueError: `batch` is negative.
@@ -371,12 +362,12 @@ class DataLoader:
         """What this rank has received so far, and where the time went.
 
         Returns:
-            `batches`, `tokens`, `padding_tokens`; `elapsed_s` from the first request to the last batch, `first_batch_s`,
-            `tokens_per_s`; `wait_s` that the consumer spent waiting and `wait_share` of elapsed_s; `plan_s`, `load_s`
-            (decompressing) and `fill_s` of the threads together; and of each of `streams` its `asked` and `achieved`
-            share of units, `units`, `tokens`, `truncated_tokens`, `truncated_samples`.
+            `batches`, `tokens`, `padding_tokens`; `elapsed_s` from the first request to the last batch,
+            `first_batch_s`, `tokens_per_s`; `wait_s` that the consumer spent waiting and `wait_share` of elapsed_s;
+            `plan_s`, `load_s` (decompressing) and `fill_s` of the threads together; and of each of `streams` its
+            `asked` and `achieved` share of units, `units`, `tokens`, `truncated_tokens`, `truncated_samples`.
         """
-        asked = [count / sum(self._counts) for count in self._counts]
+        asked = [count / sum(self.dataset.counts) for count in self.dataset.counts]
         running = None if self._engine is None else self._engine.progress()
         return self._meter.report(self.dataset.names, asked, self._batch_tokens, running)
 

@@ -14,7 +14,7 @@ STATE_VERSION = 1
 ORDER_VERSION = 1  # of tests/model/order.py
 
 
-def specification(dataset: TokenDataset, options: Options, counts: list[int]) -> dict[str, Any]:
+def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
     """Everything that the order of global rows depends on, and G, as a JSON-able dict."""
     sizes = zip(dataset.names, dataset.sizes, strict=True)
     return {
@@ -35,7 +35,7 @@ def specification(dataset: TokenDataset, options: Options, counts: list[int]) ->
             for name, of_shards in sizes
         },
         # (first global row, units an epoch of each stream): one entry as long as a run's weights can't change.
-        "weights": [[0, dict(zip(dataset.names, counts, strict=True))]],
+        "weights": [[0, dict(zip(dataset.names, dataset.counts, strict=True))]],
     }
 
 
@@ -69,8 +69,8 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], *, adapt: bool) 
         Epoch and global rows delivered.
 
     Raises:
-        StateMismatchError: The state is of another version, or what was delivered under it is not what this loader would
-            have delivered; the message names each difference with both values.
+        StateMismatchError: The state is of another version, or what was delivered under it is not what this loader
+            would have delivered; the message names each difference with both values.
     """
     versions = (state.get("version"), state.get("order_version"))
     if versions != (STATE_VERSION, ORDER_VERSION):
@@ -98,8 +98,8 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], *, adapt: bool) 
 def _difference(name: str, theirs: Any, ours: Any) -> str:
     if name == "global_batch":
         return (
-            f"its global batch is {theirs} rows, this loader's {ours} (batch_size x world_size): choose a batch_size of "
-            f'{theirs} / world_size, or pass on_change="adapt" to go on with another batch from the same row, which '
+            f"its global batch is {theirs} rows, this loader's {ours} (batch_size x world_size): choose a batch_size "
+            f'of {theirs} / world_size, or pass on_change="adapt" to go on with another batch from the same row, which '
             "needs drop_last=True"
         )
     if name == "streams" and isinstance(theirs, Mapping):

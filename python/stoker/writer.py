@@ -27,8 +27,8 @@ class MDSWriter:
 
     The format (`version` 2) and its shard boundaries are those of MosaicML Streaming. Compressed shards are cut into
     independent zstd frames of 1 MiB of raw bytes, each with a checksum, which its readers accept: a reader decodes a
-    frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`, holds ndarrays, index.json gets a `stoker` object with the tokens,
-    loss tokens and longest sample of each shard.
+    frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`, holds ndarrays, index.json
+    gets a `stoker` object with the tokens, loss tokens and longest sample of each shard.
 
     index.json comes last, all at once: a directory without it is not finished. In a `with` block that raises, it is not
     written.
@@ -59,7 +59,7 @@ class MDSWriter:
             keep_local: Accepted for compatibility; what is written locally stays.
             compression: None, or "zstd" with a level of 1 to 22 behind a colon, such as "zstd:7". Default level 3.
             hashes: Names of hashes, sorted, to put into the index for each file.
-            size_limit: Bytes a shard at most, such as 1 << 26 or "64mb". A sample that is larger gets a shard of its own.
+            size_limit: Bytes a shard at most, such as 1 << 26 or "64mb". A larger sample gets a shard of its own.
             exist_ok: Remove what the directory holds.
             **kwargs: `progress_bar`, `max_workers` and `retry` are accepted for compatibility and mean nothing here.
 
@@ -215,7 +215,7 @@ class _TokenCounter:
         self._tokens = next((n for n in TOKEN_COLUMNS if n in encodings), None)
         self._labels = "labels" if self._tokens == "input_ids" and "labels" in encodings else None
         self.totals = None if self._tokens is None else Totals(tokens=[], loss_tokens=[], longest_sample=[])
-        self._begin_shard()
+        self._num_tokens = self._num_loss_tokens = self._longest = 0
 
     def add(self, sample: Mapping[str, Any]) -> None:
         if self.totals is None or self._tokens is None:
@@ -234,9 +234,6 @@ class _TokenCounter:
             self.totals.tokens.append(self._num_tokens)
             self.totals.loss_tokens.append(self._num_loss_tokens)
             self.totals.longest_sample.append(self._longest)
-        self._begin_shard()
-
-    def _begin_shard(self) -> None:
         self._num_tokens = self._num_loss_tokens = self._longest = 0
 
 

@@ -184,8 +184,8 @@ TEST(Engine, RanksTogetherAndAnyPointOfResumeGiveTheGlobalBatches) {
       const size_t rows = 6 / world_size;
       const size_t row_bytes = world.format().row_bytes();
       for (uint32_t rank = 0; rank < world_size; ++rank) {
-        const std::vector<Buffer> got = world.take(*world.engine(2, 6 * first, {rank, world_size}), num_batches - first,
-                                                   3, world_size);
+        const std::vector<Buffer> got =
+            world.take(*world.engine(2, 6 * first, {rank, world_size}), num_batches - first, 3, world_size);
         for (size_t b = 0; b < got.size(); ++b)
           for (size_t field = 0; field < 4; ++field)
             for (size_t i = 0; i < rows; ++i) {

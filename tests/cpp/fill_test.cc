@@ -22,7 +22,8 @@ constexpr Field kAllFields[] = {Field::kInputIds,    Field::kLabels,     Field::
 /// Two streams of one raw shard each, and rows of segments over them.
 class FillTest : public testing::Test {
  protected:
-  FillTest() : store_({write_stream(directory_, "code", {{4, 0, 6}}, {}), write_stream(directory_, "web", {{5}}, {})}, 0) {
+  FillTest()
+      : store_({write_stream(directory_, "code", {{4, 0, 6}}, {}), write_stream(directory_, "web", {{5}}, {})}, 0) {
     format_.fields.assign(std::begin(kAllFields), std::end(kAllFields));
     format_.seq_len = 8;
     format_.pad_id = 9;

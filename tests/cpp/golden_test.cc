@@ -137,8 +137,8 @@ TEST_P(GoldenCase, RowsAreTheModels) {
   Rows rows(order.num_streams());
   for (uint32_t r = 0; r < want.size(); ++r) {
     layout->append_row(r, rows);
-    ASSERT_EQ(to_json(rows.row(r)), want[r]) << "row " << r << " of " << c["layout"] << " with streams "
-                                             << c["streams"];
+    ASSERT_EQ(to_json(rows.row(r)), want[r])
+        << "row " << r << " of " << c["layout"] << " with streams " << c["streams"];
   }
   // Jumps find the same rows as going on does.
   const std::unique_ptr<Layout> jumping = make_layout(spec, order, lengths);

@@ -103,7 +103,8 @@ TEST(Order, PiecesOfAUnitFollowTheLine) {
     const auto flat = [](const std::vector<ShardRange>& pieces) {
       std::vector<std::pair<uint32_t, uint64_t>> out;
       for (const ShardRange& piece : pieces)
-        for (uint64_t thing = piece.things.begin; thing < piece.things.end; ++thing) out.emplace_back(piece.shard, thing);
+        for (uint64_t thing = piece.things.begin; thing < piece.things.end; ++thing)
+          out.emplace_back(piece.shard, thing);
       return out;
     };
     ASSERT_EQ(flat(one_by_one), flat(together));
@@ -172,7 +173,8 @@ TEST(Stride, EveryPrefixKeepsTheWeights) {
       ASSERT_EQ(sought.draw().index, cursor.draw().index);
       ASSERT_EQ(cursor.draw().index, drawn[cursor.draw().stream]++);
       for (uint64_t s = 0; s < num_streams; ++s) {
-        const double off = static_cast<double>(drawn[s]) - static_cast<double>(n * weights[s]) / static_cast<double>(sum);
+        const double off =
+            static_cast<double>(drawn[s]) - static_cast<double>(n * weights[s]) / static_cast<double>(sum);
         ASSERT_LE(std::abs(off), 1 + static_cast<double>(weights[s] * num_streams) / static_cast<double>(sum));
       }
     }

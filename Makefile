@@ -1,0 +1,91 @@
+# Every habit is one command: `make help` lists them.
+#
+# PYTHON   the interpreter that the virtual environments are made from
+# TORCH    what pip installs as torch; the default is small on a machine without a GPU
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+PEERS := .venv-peers
+BIN := $(VENV)/bin
+CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc')
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+# $(call need,PACKAGE,TEST): installs a Debian package, saying so, where TEST fails.
+need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
+       $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
+
+.PHONY: help demo test test-all build cpp-test asan tsan py-test peers lint format types clean
+
+help:
+	@echo "make demo      mix the Python library's source and documentation into batches"
+	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
+	@echo "make test-all  the same, then sanitizers and peers"
+	@echo "make build     install into $(VENV); Python files are used in place"
+	@echo "make format    format C++ and Python"
+	@echo "make clean     remove what all of these have made"
+
+demo: build
+	$(BIN)/python examples/demo.py
+
+test: cpp-test py-test lint types
+
+test-all: test asan tsan peers
+
+# ---------------------------------------------------------------- build
+$(VENV)/.tools: pyproject.toml Makefile
+	$(call need,python3-venv,$(PYTHON) -m ensurepip --version)
+	$(call need,python3-dev,test -e "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h")
+	$(call need,libzstd-dev,ls /usr/lib/*/libzstd.a)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install -q "$(TORCH)" --group dev
+	@touch $@
+
+$(VENV)/.build: $(VENV)/.tools CMakeLists.txt $(wildcard csrc/*/*)
+	$(BIN)/python -m pip install -q --no-build-isolation --editable . -C cmake.define.STOKER_WERROR=ON
+	@touch $@
+
+build: $(VENV)/.build
+
+# ---------------------------------------------------------------- tests
+cpp-test: PRESET := dev
+asan: PRESET := asan
+tsan: PRESET := tsan
+cpp-test asan tsan:
+	$(call need,libzstd-dev,ls /usr/lib/*/libzstd.a)
+	$(call need,libgtest-dev,ls /usr/lib/*/libgtest.a)
+	$(call need,nlohmann-json3-dev,test -e /usr/include/nlohmann/json.hpp)
+	cmake --preset $(PRESET) > /dev/null
+	cmake --build --preset $(PRESET)
+	ctest --preset $(PRESET)
+
+py-test: build
+	$(BIN)/python -m pytest -q
+
+$(PEERS)/.tools: tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install -q torch==2.13.0
+	$(PEERS)/bin/python -m pip install -q -r tests/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0
+	@touch $@
+
+peers: $(PEERS)/.tools
+	$(PEERS)/bin/python -m pip install -q .
+	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+types: build
+	$(BIN)/mypy
+	$(BIN)/stubtest stoker._core --allowlist tests/stubtest_allowlist.txt --ignore-unused-allowlist
+
+clean:
+	rm -rf build dist .demo $(VENV) $(PEERS)

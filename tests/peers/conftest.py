@@ -1,0 +1,19 @@
+"""Lets mosaicml-streaming be imported without torchvision, of which it uses two names in parts that we don't."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import transformers  # noqa: F401  # looks whether torchvision is there; it must not find the stand-in
+
+for name, attribute in [
+    ("torchvision", None),
+    ("torchvision.datasets", "VisionDataset"),
+    ("torchvision.transforms", None),
+    ("torchvision.transforms.functional", "to_tensor"),
+]:
+    module = ModuleType(name)
+    if attribute is not None:
+        setattr(module, attribute, object)
+    sys.modules[name] = module

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+TESTS = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(TESTS / "model"))  # the reference model's modules: order, layout
+
+settings.register_profile(
+    "stoker", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.register_profile("thorough", parent=settings.get_profile("stoker"), max_examples=400)
+settings.load_profile(os.environ.get("STOKER_HYPOTHESIS", "stoker"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the user's cache."""
+    monkeypatch.setenv("STOKER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Recorded outputs of MosaicML Streaming."""
+    return TESTS / "golden"

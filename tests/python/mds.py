@@ -1,0 +1,109 @@
+"""Writes small MDS data sets for tests, independently of stoker's own writer."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zstandard
+
+Lengths = Sequence[Sequence[int]]  # tokens of each sample of each shard
+
+
+def tokens_at(stream: str, shard: int, sample: int, length: int, top: int = 50_000) -> np.ndarray:
+    """The tokens that every test data set has at a place."""
+    rng = np.random.default_rng([zlib.crc32(stream.encode()), shard, sample])
+    return rng.integers(0, top, length)
+
+
+def write_dataset(
+    root: Path,
+    name: str,
+    lengths: Lengths,
+    *,
+    dtype: str = "uint16",
+    encoding: str = "ndarray",
+    compression: str | None = None,
+    frame_bytes: int | None = None,
+    other_column: bool = False,
+    totals: bool = True,
+) -> Path:
+    """Writes root/name with one shard for each entry of `lengths`, in sub-directories as merged data sets have them.
+
+    Args:
+        encoding: "ndarray" (the type in the encoding), "ndarray?" (the type in each array), or "bytes".
+        frame_bytes: Raw bytes a zstd frame; None: one frame a shard.
+        other_column: Adds a string column, sorted before the tokens.
+        totals: Adds the `stoker` object to the index.
+    """
+    directory = root / name
+    columns = [("id", "str")] if other_column else []
+    columns.append(("tokens", {"ndarray": f"ndarray:{dtype}", "ndarray?": "ndarray", "bytes": "bytes"}[encoding]))
+    config = {
+        "column_encodings": [e for _, e in columns],
+        "column_names": [n for n, _ in columns],
+        "column_sizes": [None] * len(columns),
+        "compression": compression,
+        "format": "mds",
+        "hashes": [],
+        "size_limit": None,
+        "version": 2,
+    }
+    entries = []
+    for k, samples in enumerate(lengths):
+        bodies = [
+            _sample(tokens_at(name, k, x, n).astype(dtype), encoding, "x" * (x % 3) if other_column else None)
+            for x, n in enumerate(samples)
+        ]
+        raw = _shard(bodies, json.dumps(config, sort_keys=True).encode())
+        basename = f"{k}/shard.00000.mds"
+        entry: dict[str, Any] = {
+            **config,
+            "samples": len(samples),
+            "raw_data": {"basename": basename, "bytes": len(raw), "hashes": {}},
+            "zip_data": None,
+        }
+        content = raw
+        if compression is not None:
+            step = frame_bytes or max(1, len(raw))
+            compressor = zstandard.ZstdCompressor(write_checksum=True)
+            content = b"".join(compressor.compress(raw[i : i + step]) for i in range(0, len(raw), step))
+            basename += ".zstd"
+            entry["zip_data"] = {"basename": basename, "bytes": len(content), "hashes": {}}
+        (directory / str(k)).mkdir(parents=True)
+        (directory / basename).write_bytes(content)
+        entries.append(entry)
+    index: dict[str, Any] = {"shards": entries, "version": 2}
+    if totals:
+        index["stoker"] = {
+            "version": 1,
+            "tokens": [sum(samples) for samples in lengths],
+            "loss_tokens": [sum(samples) for samples in lengths],
+            "longest_sample": [max(samples, default=0) for samples in lengths],
+        }
+    directory.mkdir(exist_ok=True, parents=True)
+    (directory / "index.json").write_text(json.dumps(index))
+    return directory
+
+
+def _sample(tokens: np.ndarray, encoding: str, other: str | None) -> bytes:
+    values = tokens.tobytes()
+    if encoding != "bytes":
+        code = 0 if len(tokens) < 1 << 8 else 1 if len(tokens) < 1 << 16 else 2
+        head = bytes([4 | code]) + len(tokens).to_bytes(1 << code, "little")
+        if encoding == "ndarray?":
+            head = bytes([{"uint16": 16, "int32": 33, "uint8": 8, "int64": 65}[tokens.dtype.name]]) + head
+        values = head + values
+    if other is None:
+        return len(values).to_bytes(4, "little") + values
+    return len(other).to_bytes(4, "little") + len(values).to_bytes(4, "little") + other.encode() + values
+
+
+def _shard(samples: list[bytes], config: bytes) -> bytes:
+    begin = 4 + 4 * (len(samples) + 1) + len(config)
+    offsets = begin + np.cumsum([0, *map(len, samples)])
+    return np.array([len(samples), *offsets], "<u4").tobytes() + config + b"".join(samples)

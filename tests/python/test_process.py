@@ -1,0 +1,141 @@
+"""The loader among processes, signals and modules: fork, Ctrl-C, timeout, exit, import without torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stoker
+from mds import write_dataset
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> stoker.Stream:
+    return stoker.Stream(local=write_dataset(tmp_path, "web", [[60] * 50, [70] * 30], compression="zstd"))
+
+
+def run_python(code: str, *arguments: Any, **kw: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **kw,
+    )
+
+
+def test_a_forked_child_is_told_and_ends_and_the_parent_goes_on(stream: stoker.Stream) -> None:
+    result = run_python(
+        """
+        import os, sys, stoker
+        loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=10, batch_size=4)
+        iterator = iter(loader)
+        next(iterator)
+        child = os.fork()
+        if child == 0:
+            try:
+                next(iterator)
+            except stoker.LoaderClosedError as error:
+                print(error, flush=True)
+            loader.close()
+            sys.exit(7)  # through atexit and all destructors
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        print(sum(1 for _ in iterator))
+        """,
+        stream.local,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "started in another process, before a fork" in result.stdout
+    assert result.stdout.strip().endswith(str((3000 + 2100) // 10 // 4 - 1))
+
+
+def test_a_loader_that_has_not_started_works_in_a_forked_child(stream: stoker.Stream) -> None:
+    loader = stoker.DataLoader(stream, seq_len=10, batch_size=4)
+    num_batches = len(loader)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if sum(1 for _ in loader) == num_batches else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_ctrl_c_gets_through_and_the_loader_goes_on(stream: stoker.Stream) -> None:
+    code = """
+        import sys, stoker
+        loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=10, batch_size=4)
+        print("running", flush=True)
+        try:
+            while True:
+                for _ in loader: pass
+        except KeyboardInterrupt:
+            next(iter(loader))
+            print("interrupted")
+        """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), str(stream.local)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "running\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "interrupted\n"
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_timeout_says_what_was_waited_for_and_the_batch_comes_later(stream: stoker.Stream, num_workers: int) -> None:
+    options: dict[str, Any] = {"seq_len": 50_000, "batch_size": 40, "epoch_size": 40, "num_workers": num_workers}
+    with stoker.DataLoader(stream, timeout=1e-9, **options) as loader:
+        with pytest.raises(TimeoutError, match=r"no batch came within the timeout of 1e-09 s: .*batch"):
+            next(iter(loader))
+        state = loader.state_dict()
+    with stoker.DataLoader(stream, timeout=600, **options) as loader:
+        loader.load_state_dict(state)
+        assert next(iter(loader))["input_ids"].shape == (40, 50_000)
+
+
+@pytest.mark.parametrize("leave", ["pass", "sys.exit(0)", "del loader, iterator", "loader.close()"])
+def test_a_process_ends_while_batches_are_being_filled(stream: stoker.Stream, leave: str) -> None:
+    result = run_python(
+        f"""
+        import sys, stoker
+        loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=10, batch_size=4, prefetch_factor=50)
+        iterator = iter(loader)
+        next(iterator)
+        {leave}
+        """,
+        stream.local,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_without_torch_batches_are_numpy_arrays(stream: stoker.Stream) -> None:
+    result = run_python(
+        """
+        import sys
+        sys.modules["torch"] = None  # importing it raises ModuleNotFoundError
+        import numpy as np, stoker
+        with stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=10, batch_size=4, pin_memory=True) as loader:
+            kept = [batch for batch in loader]
+        for batch in kept:
+            assert all(type(values) is np.ndarray and values.shape == (4, 10) for values in batch.values())
+        print(sum(int(batch["input_ids"].sum()) for batch in kept))
+        """,
+        stream.local,
+    )
+    assert result.returncode == 0, result.stderr
+    with stoker.DataLoader(stream, seq_len=10, batch_size=4) as loader:
+        assert int(result.stdout) == sum(int(batch["input_ids"].sum()) for batch in loader)
+    assert "needs torch" in result.stderr
+
+
+def test_import_takes_neither_torch_nor_what_a_loader_does_not_need() -> None:
+    result = run_python("import sys, stoker; print(*sys.modules)")
+    loaded = set(result.stdout.split())
+    assert "stoker.loader" in loaded
+    assert not loaded & {"torch", "zstandard", "xxhash", "tokenizers", "pandas", "pyarrow"}
