@@ -2,6 +2,7 @@
 #
 # PYTHON   the interpreter that the virtual environments are made from
 # TORCH    what pip installs as torch; the default is small on a machine without a GPU
+MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv

@@ -272,6 +272,7 @@ void Engine::load(Lock& lock) {
   const double load_s = seconds_since(start);
   lock.lock();
   progress_.load_s += load_s;
+  if (error) store_->pieces().abandon(piece);  // together with the end of loading_, so that no pin falls in between
   const auto waiters = loading_.extract(piece);
   for (Batch* batch : waiters.mapped()) {
     if (error) {

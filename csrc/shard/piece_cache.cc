@@ -47,7 +47,6 @@ void PieceCache::load(const Piece& piece) {
     piece.shard->body().load(piece.index);
   } catch (...) {
     piece.shard->set_broken();
-    abandon(piece);
     throw;
   }
   const std::lock_guard lock(mutex_);

@@ -1,9 +1,9 @@
 // Which pieces of zstd shards are in memory: pinned ones stay, the least recently used others go.
 //
-// Protocol. A piece is absent, loading or present. Who needs a piece pins it. The pin that finds it absent owes one
-// load() or abandon() of it; pins that find it loading wait for whoever owes that, by means of their own (the engine
-// keeps a list of waiting batches). A piece that is pinned and present stays present until its last unpin. All of it
-// happens under one mutex, but the loading itself.
+// Protocol. A piece is absent, loading or present. Who needs a piece pins it. The pin that finds it absent makes it
+// loading and owes one load(), or an abandon() instead of it or after it has failed; pins that find it loading wait for
+// whoever owes that, by means of their own (the engine keeps a list of waiting batches). A piece that is pinned and
+// present stays present until its last unpin. All of it happens under one mutex, but the loading itself.
 #pragma once
 
 #include <cstdint>
@@ -40,10 +40,10 @@ class PieceCache {
   /// Pins a piece if it is absent and fits without unloading another. Returns whether it did; load() is owed then.
   bool pin_if_free(const Piece& piece);
 
-  /// Loads a pinned piece that was found absent. Raises what ShardBody::load raises; the piece is absent again then.
+  /// Loads a pinned piece that was found absent. Raises what ShardBody::load raises; the piece is still loading then.
   void load(const Piece& piece);
 
-  /// Makes a pinned piece that was found absent absent again.
+  /// Makes a pinned piece that was found absent and is not loaded absent again.
   void abandon(const Piece& piece);
 
   void unpin(const Piece& piece);

@@ -220,8 +220,8 @@ TEST(Engine, AnErrorComesInItsPlaceAndStays) {
     }
     for (const uint32_t workers : {0U, 1U, 4U}) {
       world.reopen(uint64_t{1} << 30);
-      const Engine::Pointer engine = world.engine(workers);
       std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes()));
+      const Engine::Pointer engine = world.engine(workers);
       for (Buffer& buffer : buffers) engine->submit(buffer.data());
       for (size_t b = 0; b < failing; ++b) {
         ASSERT_TRUE(engine->wait(kLong));
@@ -252,8 +252,8 @@ TEST(Engine, ACorruptPieceFailsItsBatchOnly) {
   bytes[bytes.size() - 1] ^= std::byte{1};  // the checksum of the last frame
   write_file(path, bytes);
   world.reopen(uint64_t{1} << 30);
-  const Engine::Pointer engine = world.engine(2);
   std::vector<Buffer> buffers(200, Buffer(world.format().size_bytes()));
+  const Engine::Pointer engine = world.engine(2);
   for (Buffer& buffer : buffers) engine->submit(buffer.data());
   EXPECT_THROW(
       for (size_t b = 0; b < buffers.size(); ++b) {
@@ -291,9 +291,8 @@ TEST(Engine, CanBeClosedAtAnyMomentAndStartedAgainOnTheSameShards) {
 TEST(Engine, ClosingWakesAConsumerThatWaits) {
   Rng rng(key("wakes"));
   World world({{}}, rng);
-  // A shard that is a pipe would be refused, so the batch is kept from being done by never submitting a second one.
-  const Engine::Pointer engine = world.engine(1);
   Buffer buffer(world.format().size_bytes());
+  const Engine::Pointer engine = world.engine(1);
   engine->submit(buffer.data());
   ASSERT_TRUE(engine->wait(kLong));
   engine->next();
@@ -302,9 +301,8 @@ TEST(Engine, ClosingWakesAConsumerThatWaits) {
   std::atomic<bool> closed = false;
   std::thread consumer([&] {
     try {
-      Buffer more(world.format().size_bytes());
       for (;;) {
-        engine->submit(more.data());
+        engine->submit(buffer.data());
         if (engine->wait(kLong)) engine->next();
       }
     } catch (const ClosedError&) {
@@ -320,8 +318,8 @@ TEST(Engine, ClosingWakesAConsumerThatWaits) {
 TEST(Engine, NextBeforeWaitIsRefused) {
   Rng rng(key("early"));
   World world({{}}, rng);
-  const Engine::Pointer engine = world.engine(0);
   Buffer buffer(world.format().size_bytes());
+  const Engine::Pointer engine = world.engine(0);
   engine->submit(buffer.data());
   EXPECT_THROW(engine->next(), ArgumentError);
   EXPECT_EQ(engine->waiting_for(), "the batch is waiting to be planned");
@@ -333,8 +331,8 @@ TEST(Engine, NextBeforeWaitIsRefused) {
 TEST(Engine, AForkedChildIsToldAndLeavesTheEngineAlone) {
   Rng rng(key("fork"));
   World world({{}}, rng);
-  Engine::Pointer engine = world.engine(2);
   Buffer buffer(world.format().size_bytes());
+  Engine::Pointer engine = world.engine(2);
   engine->submit(buffer.data());
   const pid_t child = ::fork();
   if (child == 0) {
@@ -363,8 +361,8 @@ TEST(Engine, ProgressCountsWhatWasHandedOver) {
   Rng rng(key("progress"));
   World world({{}, {}}, rng);
   world.set_layout(LayoutKind::kConcat);
-  const Engine::Pointer engine = world.engine(1);
   Buffer buffer(world.format().size_bytes());
+  const Engine::Pointer engine = world.engine(1);
   for (int b = 0; b < 4; ++b) {
     engine->submit(buffer.data());
     ASSERT_TRUE(engine->wait(kLong));

@@ -126,7 +126,6 @@ class GoldenCase : public testing::TestWithParam<size_t> {};
 
 TEST_P(GoldenCase, RowsAreTheModels) {
   const json& c = golden()["cases"][GetParam()];
-  if (c["layout"] == "pack") GTEST_SKIP() << "pack is not a layout yet";
   const Order order(order_spec(c));
   GivenLengths lengths(c["lengths"].get<Lengths>());
   const bool concat = c["layout"] == "concat";
@@ -150,7 +149,15 @@ TEST_P(GoldenCase, RowsAreTheModels) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, GoldenCase, testing::Range<size_t>(0, golden()["cases"].size()));
+/// The cases of layouts that rows can be made of.
+std::vector<size_t> cases() {
+  std::vector<size_t> out;
+  for (size_t i = 0; i < golden()["cases"].size(); ++i)
+    if (golden()["cases"][i]["layout"] != "pack") out.push_back(i);
+  return out;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, GoldenCase, testing::ValuesIn(cases()));
 
 }  // namespace
 }  // namespace stoker

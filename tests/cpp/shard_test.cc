@@ -40,9 +40,13 @@ void expect_tokens(const Shard& shard, const std::string& stream, uint32_t numbe
 struct FormCase {
   const char* name;
   Form form;
+  friend void PrintTo(const FormCase& c, std::ostream* out) { *out << c.name; }
 };
 
+const auto kName = [](const auto& test) { return test.param.name; };
+
 class ShardForms : public testing::TestWithParam<FormCase> {};
+class CompressedForms : public testing::TestWithParam<FormCase> {};
 
 TEST_P(ShardForms, ReadsBackWhatWasWritten) {
   const TemporaryDirectory directory;
@@ -60,8 +64,7 @@ TEST_P(ShardForms, ReadsBackWhatWasWritten) {
   EXPECT_EQ(store.get(0, 0)->longest_sample(), 300U);
 }
 
-TEST_P(ShardForms, ExpandsCompressedShardsIntoFilesOnce) {
-  if (!GetParam().form.compressed) GTEST_SKIP() << "only compressed shards are expanded";
+TEST_P(CompressedForms, AreExpandedIntoFilesOnce) {
   const TemporaryDirectory directory;
   StreamFiles files = write_stream(directory, "web", {kLengths}, GetParam().form);
   files.expand_directory = directory / "cache/web";
@@ -76,15 +79,15 @@ TEST_P(ShardForms, ExpandsCompressedShardsIntoFilesOnce) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ShardForms,
-                         testing::Values(FormCase{"Raw", {}}, FormCase{"RawBytes", {.bytes_column = true}},
-                                         FormCase{"RawScanned", {.other_column = true}},
-                                         FormCase{"Frames", {.compressed = true, .frame_bytes = 100}},
-                                         FormCase{"OneFrame", {.compressed = true}},
-                                         FormCase{"FrameOfUnknownSize", {.compressed = true, .frame_bytes = 0}},
-                                         FormCase{"FramesScanned",
-                                                  {.other_column = true, .compressed = true, .frame_bytes = 64}}),
-                         [](const auto& test) { return test.param.name; });
+const FormCase kCompressed[] = {{"Frames", {.compressed = true, .frame_bytes = 100}},
+                                {"OneFrame", {.compressed = true}},
+                                {"FrameOfUnknownSize", {.compressed = true, .frame_bytes = 0}},
+                                {"FramesScanned", {.other_column = true, .compressed = true, .frame_bytes = 64}}};
+const FormCase kRaw[] = {{"Raw", {}}, {"RawBytes", {.bytes_column = true}}, {"RawScanned", {.other_column = true}}};
+
+INSTANTIATE_TEST_SUITE_P(Raw, ShardForms, testing::ValuesIn(kRaw), kName);
+INSTANTIATE_TEST_SUITE_P(Zstd, ShardForms, testing::ValuesIn(kCompressed), kName);
+INSTANTIATE_TEST_SUITE_P(Zstd, CompressedForms, testing::ValuesIn(kCompressed), kName);
 
 TEST(Shard, PiecesOfAFramedShardAreItsFramesAndUnloadAndLoadAgain) {
   const TemporaryDirectory directory;
