@@ -58,7 +58,7 @@ cpp-test asan tsan:
 	$(call need,nlohmann-json3-dev,test -e /usr/include/nlohmann/json.hpp)
 	cmake --preset $(PRESET) > /dev/null
 	cmake --build --preset $(PRESET)
-	ctest --preset $(PRESET)
+	ctest --preset $(PRESET) --progress
 
 py-test: build
 	$(BIN)/python -m pytest -q
