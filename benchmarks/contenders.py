@@ -45,10 +45,11 @@ def stoker_loader(options: argparse.Namespace, workers: int) -> Batches:
 
 
 def mosaicml_streaming(options: argparse.Namespace, workers: int) -> Batches:
-    """StreamingDataset with two proportioned streams and StreamingDataLoader; the collate function of LLM Foundry's kind."""
+    """StreamingDataset with two proportioned streams behind StreamingDataLoader, collated as LLM Foundry does."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "peers"))
-    import conftest  # noqa: F401  # stands in for torchvision
     import streaming
+
+    import conftest  # noqa: F401  # stands in for torchvision
 
     def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.from_numpy(np.stack([s["tokens"] for s in samples]).astype(np.int64))

@@ -3,9 +3,9 @@
     python benchmarks/data.py            # into .bench/, about 4 GB, a few minutes the first time
 
 Text: ../shared/data/pretrain (books, code, documentation, many languages) with the GPT-NeoX tokenizer where that is
-there, else the Python library's source with a tokenizer trained on it. It is about 15 M (3 M) tokens, documents ended by
-EOS; longer data sets repeat it, each time from another place on. Streams `a` and `b` hold 3/4 and 1/4 of the tokens, cut
-in samples of 2048.
+there, else the Python library's source with a tokenizer trained on it. It is about 15 M (3 M) tokens, documents
+ended by EOS; longer data sets repeat it, each time from another place on. Streams `a` and `b` hold 3/4 and 1/4 of
+the tokens, cut in samples of 2048.
 """
 
 from __future__ import annotations

@@ -41,6 +41,18 @@ struct CorruptShardError : std::runtime_error {
   int64_t sample;  ///< zero-based, or kWholeShard
 };
 
+/// `path`, a shard's file, is not what it should be: "PATH WHAT. Fetch or write the shard again."
+inline CorruptShardError corrupt_file(const std::string& path, const std::string& what) {
+  return CorruptShardError(path, CorruptShardError::kWholeShard,
+                           text(path, " ", what, ". Fetch or write the shard again."));
+}
+
+/// The same of one sample of it.
+inline CorruptShardError corrupt_sample(const std::string& path, int64_t sample, const std::string& what) {
+  return CorruptShardError(path, sample,
+                           text("sample ", sample, " of ", path, " ", what, ". Fetch or write the shard again."));
+}
+
 /// The engine was closed, or belongs to another process. Python: LoaderClosedError.
 struct ClosedError : std::runtime_error {
   using std::runtime_error::runtime_error;

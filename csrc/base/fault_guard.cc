@@ -2,7 +2,10 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <utility>
@@ -24,14 +27,15 @@ struct sigaction previous_action;  // who had SIGBUS before us
 struct FaultHandler {
   static void handle(int signal, siginfo_t* info, void* context) {
     const auto address = reinterpret_cast<uintptr_t>(info->si_addr);  // compared with the mappings' addresses
-    for (FaultGuard* guard = innermost; guard != nullptr && info->si_code > 0; guard = guard->outer_) {
-      for (size_t i = 0; i < guard->mapped_.size(); ++i) {
-        const auto begin = reinterpret_cast<uintptr_t>(guard->mapped_[i].data());
-        if (address - begin >= guard->mapped_[i].size()) continue;
-        void* page = reinterpret_cast<void*>(address - address % handler_page_size);
-        if (::mmap(page, handler_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
+    for (const FaultGuard* guard = innermost; guard != nullptr && info->si_code > 0; guard = guard->outer_) {
+      for (const MappedFile* mapping : guard->mappings_) {
+        const auto begin = reinterpret_cast<uintptr_t>(mapping->bytes().data());
+        if (address - begin >= mapping->bytes().size()) continue;
+        mapping->set_faulted();  // before anybody can read zeros there
+        // The bare system call: TSan would take mmap for a write to what other threads may be reading, which is meant.
+        const uintptr_t page = address - address % handler_page_size;
+        if (::syscall(SYS_mmap, page, handler_page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) < 0)
           break;
-        guard->faulted_ = i;
         return;  // the read is repeated and finds zeros
       }
     }
@@ -59,12 +63,17 @@ struct FaultHandler {
   }
 };
 
-FaultGuard::FaultGuard(std::vector<Bytes> mapped) : mapped_(std::move(mapped)), outer_(innermost) {
+FaultGuard::FaultGuard(std::vector<const MappedFile*> mappings) : mappings_(std::move(mappings)), outer_(innermost) {
   static std::once_flag installed;
   std::call_once(installed, FaultHandler::install);
   innermost = this;
 }
 
 FaultGuard::~FaultGuard() { innermost = outer_; }
+
+const MappedFile* FaultGuard::faulted() const {
+  const auto found = std::find_if(mappings_.begin(), mappings_.end(), [](const MappedFile* m) { return m->faulted(); });
+  return found == mappings_.end() ? nullptr : *found;
+}
 
 }  // namespace stoker

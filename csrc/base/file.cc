@@ -16,7 +16,9 @@ namespace {
 
 SystemError system_error(const std::string& path, const char* action) {
   const int code = errno;
-  return SystemError(code, path, text("cannot ", action, " this file: ", std::strerror(code)));
+  return SystemError(
+      code, path,
+      text("cannot ", action, " this file: ", std::strerror(code), ". Check that it is there and readable"));
 }
 
 }  // namespace
@@ -41,15 +43,19 @@ File::~File() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+void File::will_need(Range bytes) const {
+  // Advice only: a failure changes nothing but speed.
+  ::posix_fadvise(fd_, static_cast<off_t>(bytes.begin), static_cast<off_t>(bytes.size()), POSIX_FADV_WILLNEED);
+}
+
 void File::read_at(uint64_t offset, std::span<std::byte> out) const {
   while (!out.empty()) {
     const ssize_t got = ::pread(fd_, out.data(), out.size(), static_cast<off_t>(offset));
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw system_error(path_, "read");
     if (got == 0)
-      throw CorruptShardError(path_, CorruptShardError::kWholeShard,
-                              text(path_, " ended at byte ", offset, " while it was being read; it was ", size_bytes_,
-                                   " bytes long when it was opened. Restore the file."));
+      throw corrupt_file(path_, text("ended at byte ", offset, " while it was being read; it was ", size_bytes_,
+                                     " bytes long when it was opened"));
     out = out.subspan(static_cast<size_t>(got));
     offset += static_cast<uint64_t>(got);
   }
@@ -67,10 +73,11 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-void MappedFile::will_need(uint64_t begin, uint64_t end) const {
-  begin -= begin % page_size_bytes();
+void MappedFile::will_need(Range bytes) const {
+  bytes.begin -= bytes.begin % page_size_bytes();
   // Advice only: a failure changes nothing but speed. madvise takes a mutable pointer; nothing is written.
-  if (begin < end) ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_WILLNEED);
+  if (bytes.begin < bytes.end)
+    ::madvise(const_cast<std::byte*>(bytes_.data()) + bytes.begin, bytes.size(), MADV_WILLNEED);
 }
 
 size_t page_size_bytes() {

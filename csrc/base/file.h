@@ -1,10 +1,13 @@
 // Read-only files: open, exact reads, and mappings that survive a file being cut.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
+
+#include "base/range.h"
 
 namespace stoker {
 
@@ -20,6 +23,9 @@ class File {
   const std::string& path() const { return path_; }
   uint64_t size_bytes() const { return size_bytes_; }  // when it was opened
   int fd() const { return fd_; }
+
+  /// Starts reading a range from the disk in the background.
+  void will_need(Range bytes) const;
 
   /// Reads exactly `out.size()` bytes at `offset`. Raises SystemError, or CorruptShardError where the file has become
   /// shorter.
@@ -43,11 +49,21 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const { return bytes_; }
 
-  /// Starts reading [begin, end) from the disk in the background.
-  void will_need(uint64_t begin, uint64_t end) const;
+  /// Starts reading a range from the disk in the background.
+  void will_need(Range bytes) const;
+
+  /// Whether some page of it has been lost (see FaultGuard): the mapping must not be used any more. What this thread
+  /// has read before it asks, it has read before the answer.
+  bool faulted() const {
+    // A read-modify-write is not moved before earlier reads, as a load may be. (TSan knows no fences.)
+    return faulted_.fetch_or(0, std::memory_order_acq_rel) != 0;
+  }
+  void set_faulted() const { faulted_.store(1); }  // async-signal-safe: it is lock-free
 
  private:
   std::span<const std::byte> bytes_;
+  mutable std::atomic<uint32_t> faulted_ = 0;
+  static_assert(std::atomic<uint32_t>::is_always_lock_free);
 };
 
 /// The host's page size in bytes.

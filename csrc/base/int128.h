@@ -4,6 +4,5 @@
 namespace stoker {
 
 __extension__ typedef unsigned __int128 u128;
-__extension__ typedef __int128 i128;
 
 }  // namespace stoker

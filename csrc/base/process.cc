@@ -28,9 +28,11 @@ std::thread start_thread(const std::string& name, std::function<void()> body) {
     sigdelset(&blocked, own_fault);
   pthread_sigmask(SIG_SETMASK, &blocked, &previous);  // inherited by the new thread
   try {
-    std::thread thread(std::move(body));
+    std::thread thread([name, body = std::move(body)] {
+      pthread_setname_np(pthread_self(), name.c_str());
+      body();
+    });
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
-    pthread_setname_np(thread.native_handle(), name.c_str());
     return thread;
   } catch (...) {
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);

@@ -105,7 +105,7 @@ py::dict read_sample(ShardStore& store, uint32_t stream, uint32_t shard_index, u
   std::vector<std::byte> bytes;
   {
     const py::gil_scoped_release release;
-    shard = store.get(stream, shard_index);
+    shard = store.get({stream, shard_index});
     if (sample >= shard->num_samples())
       throw ArgumentError(
           text(shard->path(), " has ", shard->num_samples(), " samples; there is no sample ", sample, "."));
@@ -122,7 +122,7 @@ py::tuple shard_totals(ShardStore& store, uint32_t stream, uint32_t shard_index)
   std::shared_ptr<const Shard> shard;
   {
     const py::gil_scoped_release release;
-    shard = store.get(stream, shard_index);
+    shard = store.get({stream, shard_index});
   }
   return py::make_tuple(shard->num_tokens(), shard->longest_sample());
 }
@@ -214,20 +214,45 @@ class BoundEngine {
   ~BoundEngine() { close(); }
 
   void submit(py::object buffer, uintptr_t address) {
-    engine_->submit(reinterpret_cast<std::byte*>(address));  // the address of `buffer`'s memory, kept alive with it
     buffers_.push_back(std::move(buffer));
+    try {
+      engine_->submit(reinterpret_cast<std::byte*>(address));  // of the buffer's memory, which it keeps alive
+    } catch (...) {
+      buffers_.pop_back();
+      throw;
+    }
   }
 
-  /// Waits in slices, so that Ctrl-C gets through. `timeout_s` 0: for as long as it takes.
-  py::tuple next(double timeout_s) {
+  /// Waits for the oldest buffer, in slices, so that Ctrl-C gets through; takes it and submits another in one go.
+  /// `timeout_s` 0: for as long as it takes. After an exception of the wait nothing has changed.
+  py::tuple next(double timeout_s, py::object replacement, uintptr_t address) {
+    wait(timeout_s);
+    BatchInfo info = engine_->next();
+    py::object buffer = std::move(buffers_.front());
+    buffers_.pop_front();
+    submit(std::move(replacement), address);
+    return py::make_tuple(std::move(buffer), std::move(info));
+  }
+
+  uint64_t next_row() const { return engine_->next_row(); }
+  void check_process() const { engine_->check_process(); }
+  Progress progress() const { return engine_->progress(); }
+
+  void close() {
+    const py::gil_scoped_release release;  // joins threads; they never take the GIL
+    engine_->close();
+  }
+
+ private:
+  void wait(double timeout_s) const {
     using std::chrono::nanoseconds;
+    using Seconds = std::chrono::duration<double>;
     static constexpr nanoseconds kSlice = std::chrono::milliseconds(100);
     const auto start = std::chrono::steady_clock::now();
     for (bool done = engine_->wait(nanoseconds::zero()); !done;) {
       nanoseconds slice = kSlice;
       if (timeout_s > 0) {
-        const std::chrono::duration<double> left =
-            std::chrono::duration<double>(timeout_s) - (std::chrono::steady_clock::now() - start);
+        const Seconds left = Seconds(timeout_s) - (std::chrono::steady_clock::now() - start);
         if (left.count() <= 0) raise_timeout(timeout_s);
         if (left < kSlice) slice = std::chrono::duration_cast<nanoseconds>(left);
       }
@@ -237,20 +262,8 @@ class BoundEngine {
       }
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
     }
-    BatchInfo info = engine_->next();
-    py::object buffer = std::move(buffers_.front());
-    buffers_.pop_front();
-    return py::make_tuple(std::move(buffer), std::move(info));
   }
 
-  Progress progress() const { return engine_->progress(); }
-
-  void close() {
-    const py::gil_scoped_release release;  // joins threads; they never take the GIL
-    engine_->close();
-  }
-
- private:
   [[noreturn]] void raise_timeout(double timeout_s) const {
     const std::string message =
         text("no batch came within the timeout of ", timeout_s, " s: ", engine_->waiting_for(), ".");
@@ -341,7 +354,9 @@ PYBIND11_MODULE(_core, m) {
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
            "num_workers"_a)
       .def("submit", &BoundEngine::submit, "buffer"_a, "address"_a)
-      .def("next", &BoundEngine::next, "timeout_s"_a)
+      .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
+      .def_property_readonly("next_row", &BoundEngine::next_row)
+      .def("check_process", &BoundEngine::check_process)
       .def("progress", &BoundEngine::progress)
       .def("close", &BoundEngine::close);
 }

@@ -14,10 +14,10 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// The pieces under the bytes of samples [first, last] of a shard.
-void append_pieces(const std::shared_ptr<const Shard>& shard, uint32_t first, uint32_t last, std::vector<Piece>& out) {
-  const Shard::ByteRange bytes = shard->bytes_of(first, last);
-  if (shard->body().num_pieces() == 0 || bytes.begin == bytes.end) return;
+// The pieces under the bytes of a range of samples.
+void append_pieces(const std::shared_ptr<const Shard>& shard, Range samples, std::vector<Piece>& out) {
+  const Range bytes = shard->bytes_of(samples);
+  if (shard->body().num_pieces() == 0 || bytes.size() == 0) return;
   const uint32_t last_piece = shard->body().piece_at(bytes.end - 1);
   for (uint32_t i = shard->body().piece_at(bytes.begin); i <= last_piece; ++i) out.push_back({shard, i});
 }
@@ -26,8 +26,8 @@ void append_pieces(const std::shared_ptr<const Shard>& shard, uint32_t first, ui
 std::vector<Piece> pieces_of(const BatchPlan& plan) {
   std::vector<Piece> pieces;
   for (size_t i = 0; i < plan.segment_shards.size(); ++i) {
-    const uint32_t sample = plan.rows.segments()[i].sample;
-    append_pieces(plan.shards[plan.segment_shards[i]], sample, sample, pieces);
+    const uint64_t sample = plan.rows.segments()[i].sample;
+    append_pieces(plan.shards[plan.segment_shards[i]], {sample, sample + 1}, pieces);
   }
   const auto same = [](const Piece& a, const Piece& b) { return a.shard == b.shard && a.index == b.index; };
   std::sort(pieces.begin(), pieces.end());
@@ -49,7 +49,8 @@ Engine::Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> sto
     : store_(std::move(store)),
       format_(std::move(format)),
       fork_generation_(fork_generation()),
-      planner_(std::move(planner)) {
+      planner_(std::move(planner)),
+      next_row_(planner_->next_row()) {
   progress_.counts.resize(store_->streams().size());
 }
 
@@ -93,7 +94,10 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   if (batches_.empty()) throw ArgumentError("wait() needs a submitted buffer.");
   const Clock::time_point start = Clock::now();
   if (threads_.empty()) {
-    while (!head_is_done() && Clock::now() - start < timeout) work_once(lock);
+    consumer_works_ = true;
+    while (!head_is_done() && !is_closed_ && Clock::now() - start < timeout) work_once(lock);
+    consumer_works_ = false;
+    consumer_stopped_.notify_all();
   } else {
     consumer_waits_ = true;
     head_done_.wait_for(lock, timeout, [this] { return is_closed_ || head_is_done(); });
@@ -115,9 +119,16 @@ BatchInfo Engine::next() {
   batches_.pop_front();
   --num_planned_;
   BatchInfo info{head->plan->end_row, head->plan->rows.counts()};
+  next_row_ = info.end_row;
   ++progress_.num_batches;
   for (size_t s = 0; s < info.counts.size(); ++s) progress_.counts[s] += info.counts[s];
   return info;
+}
+
+uint64_t Engine::next_row() const {
+  check_process();
+  const std::lock_guard lock(mutex_);
+  return next_row_;
 }
 
 Progress Engine::progress() const {
@@ -159,18 +170,22 @@ void Engine::close() {
   }
   work_ready_.notify_all();
   head_done_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
+  const std::lock_guard joining(joining_);  // who closes second returns when it is done too
+  for (std::thread& thread : threads_)
+    if (thread.joinable()) thread.join();
 
-  // No thread is left, so nothing below is contended; a second close finds it empty.
-  const std::lock_guard lock(mutex_);
+  Lock lock(mutex_);
+  consumer_stopped_.wait(lock, [this] { return !consumer_works_; });
   for (const Piece& piece : loads_) store_->pieces().abandon(piece);
   for (const std::unique_ptr<Batch>& batch : batches_)
     for (const Piece& piece : batch->pinned) store_->pieces().unpin(piece);
   loads_.clear();
   fills_.clear();
   loading_.clear();
+  ahead_.clear();
+  ahead_pieces_.clear();
   batches_.clear();
+  store_->release_all();
 }
 
 // ---------------------------------------------------------------- workers
@@ -181,23 +196,27 @@ void Engine::work() {
     work_ready_.wait(lock, [this] { return is_closed_ || has_work(); });
     --num_idle_;
     if (is_closed_) return;
-    try {
-      work_once(lock);
-    } catch (...) {  // no memory for the queues
-      if (!lock.owns_lock()) lock.lock();
-      for (const std::unique_ptr<Batch>& batch : batches_)
-        if (batch->state != Batch::State::kComplete) fail(*batch, std::current_exception());
-    }
+    work_once(lock);
+  }
+}
+
+void Engine::work_once(Lock& lock) {
+  try {
+    choose_work(lock);
+  } catch (...) {  // no memory for the queues: what they hold is not complete any more
+    if (!lock.owns_lock()) lock.lock();
+    for (const std::unique_ptr<Batch>& batch : batches_)
+      if (batch->state != Batch::State::kComplete) fail(*batch, std::current_exception());
   }
 }
 
 bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_planned_ < batches_.size(); }
 
 bool Engine::has_work() const {
-  return !fills_.empty() || !loads_.empty() || can_plan() || !upcoming_.empty() || !upcoming_pieces_.empty();
+  return !fills_.empty() || !loads_.empty() || can_plan() || !ahead_.empty() || !ahead_pieces_.empty();
 }
 
-void Engine::work_once(Lock& lock) {
+void Engine::choose_work(Lock& lock) {
   if (!fills_.empty()) {
     fill(lock);
   } else if (!loads_.empty()) {
@@ -216,12 +235,12 @@ void Engine::plan(Lock& lock) {
   lock.unlock();
   const Clock::time_point start = Clock::now();
   std::vector<Piece> pieces;
-  std::vector<Upcoming> upcoming;
+  std::vector<BlockChange> changes;
   std::exception_ptr error;
   try {
     batch.plan = std::make_unique<BatchPlan>(planner_->next());
     pieces = pieces_of(*batch.plan);
-    upcoming = planner_->take_upcoming();
+    changes = planner_->take_changes();
   } catch (...) {
     error = std::current_exception();
   }
@@ -233,14 +252,37 @@ void Engine::plan(Lock& lock) {
     fail(batch, error);
     return;
   }
+  apply(changes);
   batch.state = Batch::State::kLoading;
+  batch.pinned.reserve(pieces.size());  // so that what is pinned is known to be
   for (const Piece& piece : pieces) {
     batch.pinned.push_back(piece);
     begin_load(piece, &batch);
   }
-  if (!threads_.empty()) upcoming_.insert(upcoming_.end(), upcoming.begin(), upcoming.end());
   if (batch.pieces_left == 0) enqueue_fills(batch);
   wake_workers(fills_.size() + loads_.size() + 1);
+}
+
+// Holds the shards under the blocks at hand and the next ones, and notes which are new.
+void Engine::apply(const std::vector<BlockChange>& changes) {
+  for (const BlockChange& change : changes) {
+    for (const ShardRange& range : change.ranges) {
+      const ShardId id{change.stream, range.shard};
+      const auto place = std::find_if(ahead_.begin(), ahead_.end(), [&](const Ahead& a) { return a.id == id; });
+      if (!change.begins) {
+        if (!store_->release(id) && place != ahead_.end()) ahead_.erase(place);
+        continue;
+      }
+      store_->hold(id);
+      if (threads_.empty()) continue;  // nobody to look ahead
+      if (place == ahead_.end()) {
+        ahead_.push_back({id, range.things});
+      } else {
+        place->things = {std::min(place->things.begin, range.things.begin),
+                         std::max(place->things.end, range.things.end)};
+      }
+    }
+  }
 }
 
 void Engine::begin_load(const Piece& piece, Batch* waiter) {
@@ -311,39 +353,49 @@ void Engine::fill(Lock& lock) {
   progress_.fill_s += fill_s;
   if (error) fail(batch, error);
   if (--batch.jobs_left > 0) return;
-  for (const Piece& piece : batch.pinned) store_->pieces().unpin(piece);
+  const std::vector<Piece> pinned = std::move(batch.pinned);
   batch.pinned.clear();
   if (!batch.error) batch.state = Batch::State::kComplete;
   wake_consumer();
+  if (pinned.empty()) return;
+  lock.unlock();
+  for (const Piece& piece : pinned) store_->pieces().unpin(piece);
+  lock.lock();
 }
 
-// Opens shards that will be needed and starts reading them; then loads their pieces, as long as there is room.
+// Opens shards that will be read from and starts reading them; then loads their pieces, as long as there is room.
 void Engine::look_ahead(Lock& lock) {
-  if (!upcoming_pieces_.empty()) {
-    const Piece piece = std::move(upcoming_pieces_.front());
-    upcoming_pieces_.pop_front();
-    if (!store_->pieces().pin_if_free(piece)) return;
+  if (!ahead_pieces_.empty()) {
+    const Piece piece = std::move(ahead_pieces_.front());
+    ahead_pieces_.pop_front();
+    if (!piece.shard->is_held() || !store_->pieces().pin_ahead(piece)) return;
     loads_.push_front(piece);
     loading_[piece] = {};
     load(lock);
+    lock.unlock();
     store_->pieces().unpin(piece);
+    lock.lock();
     return;
   }
-  const Upcoming upcoming = upcoming_.front();
-  upcoming_.pop_front();
+  const Ahead ahead = ahead_.front();
+  ahead_.pop_front();
   lock.unlock();
+  const std::vector<Piece> pieces = open_ahead(ahead);
+  lock.lock();
+  ahead_pieces_.insert(ahead_pieces_.end(), pieces.begin(), pieces.end());
+}
+
+std::vector<Piece> Engine::open_ahead(const Ahead& ahead) const {
   std::vector<Piece> pieces;
   try {
-    const std::shared_ptr<const Shard> shard = store_->get(upcoming.stream, upcoming.range.shard);
-    const Planner::SampleRange samples = planner_->samples_of(*shard, upcoming.range.things);
-    const Shard::ByteRange bytes = shard->bytes_of(samples.first, samples.last);
-    shard->body().will_need(bytes.begin, bytes.end);
-    append_pieces(shard, samples.first, samples.last, pieces);
-  } catch (...) {
+    const std::shared_ptr<const Shard> shard = store_->get(ahead.id);
+    const Range samples = planner_->samples_of(*shard, ahead.things);
+    shard->body().will_need(shard->bytes_of(samples));
+    append_pieces(shard, samples, pieces);
+  } catch (const std::exception&) {
     // The error comes in its place in order, if the shard is still bad when it is needed.
   }
-  lock.lock();
-  upcoming_pieces_.insert(upcoming_pieces_.end(), pieces.begin(), pieces.end());
+  return pieces;
 }
 
 void Engine::fail(Batch& batch, std::exception_ptr error) {

@@ -3,10 +3,11 @@
 // Protocol. The consumer submits buffers; the n-th one gets the n-th batch. A batch is planned (by one worker at a
 // time, in order), its pieces of zstd shards are loaded (each once, whoever asked for it first), its rows are filled
 // (in jobs of about kJobBytes), and next() hands it over. Every worker takes whatever there is to do, the oldest batch
-// first: fill, else load, else plan, else load ahead what the order says will come. Nobody waits while holding work:
-// what is not ready is not in a queue yet. An error belongs to a batch and is delivered in its place, again at every
-// later call; nothing is planned after it. All shared state is guarded by one mutex; planning, loading and filling
-// happen outside of it.
+// first: fill, else load, else plan, else look ahead at the shards that the order says will come. Nobody waits while
+// holding work: what is not ready is not in a queue yet. An error belongs to a batch and is delivered in its place,
+// again at every later call; nothing is planned after it. All shared state is guarded by one mutex; planning, loading,
+// filling and opening files happen outside of it. The mutexes of the store and its piece cache are taken inside it,
+// never the other way round.
 #pragma once
 
 #include <chrono>
@@ -74,14 +75,21 @@ class Engine {
   /// of its batch, at every call.
   BatchInfo next();
 
+  /// The global row at which the batch begins that next() hands over next.
+  uint64_t next_row() const;
+
   /// What the oldest batch waits for, as a part of a sentence.
   std::string waiting_for() const;
 
   /// In a forked child: nothing.
   Progress progress() const;
 
-  /// Stops and joins all threads. Idempotent. Buffers are not written afterwards. In a forked child it does nothing.
+  /// Stops and joins all threads, and waits for a consumer that does their work. Buffers are not written afterwards.
+  /// May be called by several threads at once, and again. In a forked child it does nothing.
   void close();
+
+  /// Raises ClosedError in a forked child.
+  void check_process() const;
 
  private:
   struct Batch {
@@ -101,22 +109,29 @@ class Engine {
     uint32_t begin;
     uint32_t end;
   };
+  /// A part of a shard that something will be read from soon.
+  struct Ahead {
+    ShardId id;
+    Range things;  // of the order
+  };
   using Lock = std::unique_lock<std::mutex>;
 
   Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format);
   ~Engine();
 
-  void check_process() const;
   void check_open() const;
   bool head_is_done() const;
   void work();
   bool can_plan() const;
   bool has_work() const;
   void work_once(Lock& lock);
+  void choose_work(Lock& lock);
   void plan(Lock& lock);
   void load(Lock& lock);
   void fill(Lock& lock);
   void look_ahead(Lock& lock);
+  std::vector<Piece> open_ahead(const Ahead& ahead) const;
+  void apply(const std::vector<BlockChange>& changes);
   void begin_load(const Piece& piece, Batch* waiter);
   void enqueue_fills(Batch& batch);
   void fail(Batch& batch, std::exception_ptr error);
@@ -140,14 +155,18 @@ class Engine {
   bool is_closed_ = false;
   uint32_t num_idle_ = 0;  // workers that wait
   bool consumer_waits_ = false;
+  bool consumer_works_ = false;  // inside work_once(), where there are no threads
+  uint64_t next_row_;            // where the batch in front begins
   std::deque<FillJob> fills_;
   std::deque<Piece> loads_;                       // to be loaded, oldest batch first
   std::map<Piece, std::vector<Batch*>> loading_;  // pieces in loads_ or being loaded, and who waits for them
-  std::deque<Upcoming> upcoming_;                 // to be looked at when nothing else is to be done
-  std::deque<Piece> upcoming_pieces_;             // to be loaded when nothing else is to be done
+  std::deque<Ahead> ahead_;                       // to be looked at when nothing else is to be done, each shard once
+  std::deque<Piece> ahead_pieces_;                // to be loaded when nothing else is to be done
   Progress progress_;
 
-  std::vector<std::thread> threads_;  // used by create() and close() only
+  std::vector<std::thread> threads_;  // filled by create() before anybody else has the engine
+  std::mutex joining_;                // held by the one that joins threads_
+  std::condition_variable consumer_stopped_;
 };
 
 }  // namespace stoker

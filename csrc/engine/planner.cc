@@ -1,6 +1,5 @@
 #include "engine/planner.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -35,19 +34,14 @@ BatchPlan Planner::next() {
   return plan;
 }
 
-Planner::SampleRange Planner::samples_of(const Shard& shard, Range things) const {
-  if (kind_ == LayoutKind::kPad) return {static_cast<uint32_t>(things.begin), static_cast<uint32_t>(things.end - 1)};
-  const std::span<const uint32_t> ends = shard.token_ends();
-  const auto sample_at = [&](uint64_t token) {
-    return static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), token) - ends.begin());
-  };
-  return {sample_at(things.begin), sample_at(things.end - 1)};
+Range Planner::samples_of(const Shard& shard, Range things) const {
+  return kind_ == LayoutKind::kConcat ? shard.samples_of(things) : things;
 }
 
 std::span<const uint32_t> Planner::token_ends(uint32_t stream, uint32_t shard) {
   Slot& slot = slots_[stream][shard];
   if (slot.batch != batch_) {
-    plan_->shards.push_back(store_->get(stream, shard));
+    plan_->shards.push_back(store_->get({stream, shard}));
     slot = {batch_, static_cast<uint32_t>(plan_->shards.size() - 1)};
   }
   return plan_->shards[slot.index]->token_ends();

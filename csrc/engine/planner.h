@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/range.h"
 #include "fill/plan.h"
 #include "layout/layout.h"
 #include "order/order.h"
@@ -29,15 +30,14 @@ class Planner final : private SampleLengths {
   /// The plan of the next batch. After an error the planner must not be used again.
   BatchPlan next();
 
-  /// See UnitMap::take_upcoming.
-  std::vector<Upcoming> take_upcoming() { return layout_->take_upcoming(); }
+  /// The global row at which the next batch begins.
+  uint64_t next_row() const { return next_row_; }
 
-  struct SampleRange {
-    uint32_t first;
-    uint32_t last;  // inclusive
-  };
+  /// See UnitMap. Their ranges are what samples_of() takes.
+  std::vector<BlockChange> take_changes() { return layout_->take_changes(); }
+
   /// The samples of a shard that a range of the order's things (samples, or tokens for `concat`), not empty, is of.
-  SampleRange samples_of(const Shard& shard, Range things) const;
+  Range samples_of(const Shard& shard, Range things) const;
 
  private:
   std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override;

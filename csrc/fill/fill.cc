@@ -43,7 +43,8 @@ class RowFiller {
   RowFiller(const BatchFormat& format, const BatchPlan& plan)
       : format_(format),
         plan_(plan),
-        limit_(format.vocab_size > 0 ? format.vocab_size : uint64_t{std::numeric_limits<Integer>::max()} + 1) {}
+        limit_(std::min(format.vocab_size > 0 ? format.vocab_size : UINT64_MAX,
+                        uint64_t{std::numeric_limits<Integer>::max()} + 1)) {}
 
   void fill(uint32_t row, std::byte* buffer) const {
     const RowFields<Integer> fields(format_, row, buffer);
@@ -79,12 +80,12 @@ class RowFiller {
     if (largest < limit_) return;
     const std::string value = largest == UINT64_MAX ? "a negative number" : text(largest);
     const std::string rule =
-        format_.vocab_size > 0 ? text("vocab_size is ", limit_) : text("ids of this dtype end at ", limit_ - 1);
-    throw CorruptShardError(
-        shard.path(), segment.sample,
-        text("sample ", segment.sample, " of ", shard.path(), " has ", value, " among its token ids but ", rule,
-             ". Check that the stream was tokenized with this tokenizer and read with the right "
-             "bytes_dtype."));
+        limit_ == format_.vocab_size ? text("vocab_size is ", limit_) : text("ids of this dtype end at ", limit_ - 1);
+    throw CorruptShardError(shard.path(), segment.sample,
+                            text("stream \"", shard.stream(), "\": sample ", segment.sample, " of ", shard.path(),
+                                 " has ", value, " among its token ids but ", rule,
+                                 ". Check that the stream was tokenized with this tokenizer and is read with the right "
+                                 "bytes_dtype."));
   }
 
   // Document number and positions of the tokens [begin, end) of one document.
@@ -131,18 +132,17 @@ void fill_rows_as(const BatchFormat& format, const BatchPlan& plan, uint32_t beg
 }  // namespace
 
 void fill_rows(const BatchFormat& format, const BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
-  std::vector<FaultGuard::Bytes> mapped;
-  mapped.reserve(plan.shards.size());
-  for (const auto& shard : plan.shards) mapped.push_back(shard->body().mapped());
-  const FaultGuard guard(std::move(mapped));
+  std::vector<const MappedFile*> mappings;
+  mappings.reserve(plan.shards.size());
+  for (const auto& shard : plan.shards)
+    if (const MappedFile* mapping = shard->body().mapping()) mappings.push_back(mapping);
+  const FaultGuard guard(std::move(mappings));
   const auto check_faults = [&] {
-    if (guard.faulted() == FaultGuard::kNone) return;
-    const Shard& shard = *plan.shards[guard.faulted()];
-    shard.set_broken();
-    throw CorruptShardError(shard.path(), CorruptShardError::kWholeShard,
-                            text(shard.path(),
-                                 " was cut, or its disk failed, while it was being read. Restore the "
-                                 "file and start again from the last state."));
+    const MappedFile* lost = guard.faulted();
+    if (lost == nullptr) return;
+    const auto& shard = *std::find_if(plan.shards.begin(), plan.shards.end(),
+                                      [&](const auto& s) { return s->body().mapping() == lost; });
+    throw shard->corrupt(CorruptShardError::kWholeShard, "was cut, or its disk failed, while it was being read");
   };
   try {
     if (format.integer == BatchFormat::Integer::kInt32) {

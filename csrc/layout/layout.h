@@ -40,8 +40,8 @@ class Layout {
   /// Appends global row `row` to `out` and ends it. Cheapest where a caller's rows ascend.
   virtual void append_row(uint64_t row, Rows& out) = 0;
 
-  /// See UnitMap::take_upcoming.
-  virtual std::vector<Upcoming> take_upcoming() = 0;
+  /// See UnitMap.
+  virtual std::vector<BlockChange> take_changes() = 0;
 };
 
 /// `order` and `lengths` must outlive the layout.

@@ -11,7 +11,7 @@ class PadLayout final : public Layout {
   PadLayout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths)
       : spec_(spec), order_(order), lengths_(lengths), cursor_(order) {}
   void append_row(uint64_t row, Rows& out) override;
-  std::vector<Upcoming> take_upcoming() override { return cursor_.take_upcoming(); }
+  std::vector<BlockChange> take_changes() override { return cursor_.take_changes(); }
 
  private:
   LayoutSpec spec_;
@@ -26,7 +26,7 @@ class ConcatLayout final : public Layout {
  public:
   ConcatLayout(const Order& order, SampleLengths& lengths) : order_(order), lengths_(lengths), cursor_(order) {}
   void append_row(uint64_t row, Rows& out) override;
-  std::vector<Upcoming> take_upcoming() override { return cursor_.take_upcoming(); }
+  std::vector<BlockChange> take_changes() override { return cursor_.take_changes(); }
 
  private:
   const Order& order_;

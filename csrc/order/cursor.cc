@@ -12,23 +12,23 @@ std::optional<Unit> OrderCursor::row(uint64_t global_row) {
 
 Unit OrderCursor::lane_unit(const Place& place) {
   const StrideCursor::Draw draw = lane_at(place).stride.draw();
-  return {draw.stream, units_.unit(draw.stream, order_.ticket(draw.stream, place.lane, place.epoch, draw.index))};
+  return {draw.stream, units_.unit(draw.stream, order_.ticket(draw, place.in))};
 }
 
 const OrderCursor::Lane& OrderCursor::lane_at(const Place& place) {
   // A seek is about 45 steps of bisection over all streams, a step about 10 comparisons.
   const uint64_t longest_walk = 64 + 8 * uint64_t{order_.num_streams()};
-  const auto found = lanes_.find(place.lane);
+  const auto found = lanes_.find(place.in.lane);
   if (found != lanes_.end()) {
     Lane& lane = found->second;
-    if (lane.epoch == place.epoch && lane.position <= place.position &&
+    if (lane.epoch == place.in.epoch && lane.position <= place.position &&
         place.position - lane.position <= longest_walk) {
       for (; lane.position < place.position; ++lane.position) lane.stride.next();
       return lane;
     }
   }
-  Lane lane{place.epoch, place.position, StrideCursor(order_.stride(place.lane, place.epoch), place.position)};
-  return lanes_.insert_or_assign(place.lane, std::move(lane)).first->second;
+  Lane lane{place.in.epoch, place.position, StrideCursor(order_.stride(place.in), place.position)};
+  return lanes_.insert_or_assign(place.in.lane, std::move(lane)).first->second;
 }
 
 }  // namespace stoker

@@ -30,8 +30,8 @@ class OrderCursor {
   /// The unit at a position of a lane's epoch (endless orders: epoch 0).
   Unit lane_unit(const Place& place);
 
-  /// See UnitMap::take_upcoming.
-  std::vector<Upcoming> take_upcoming() { return units_.take_upcoming(); }
+  /// See UnitMap.
+  std::vector<BlockChange> take_changes() { return units_.take_changes(); }
 
  private:
   struct Lane {

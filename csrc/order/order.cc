@@ -66,12 +66,12 @@ std::optional<Place> Order::place(uint64_t row) const {
   if (spec_.drop_last) {
     const uint64_t epoch = row / epoch_units_;
     const auto lane = static_cast<uint32_t>(row % lanes_);
-    return Place{epoch, lane, row / lanes_ - dealt(0, epoch * epoch_units_, lanes_, lane)};
+    return Place{{lane, epoch}, row / lanes_ - dealt(0, epoch * epoch_units_, lanes_, lane)};
   }
   const uint64_t padded = ceil_div(epoch_units_, spec_.global_batch) * spec_.global_batch;
   const uint64_t in_epoch = row % padded;
   if (in_epoch >= epoch_units_) return std::nullopt;
-  return Place{row / padded, static_cast<uint32_t>(in_epoch % lanes_), in_epoch / lanes_};
+  return Place{{static_cast<uint32_t>(in_epoch % lanes_), row / padded}, in_epoch / lanes_};
 }
 
 // The lane where the dealing of a stream begins in an epoch: a chain over epochs and streams, so that the lanes'
@@ -80,16 +80,16 @@ uint64_t Order::dealing_start(uint32_t stream, uint64_t epoch) const {
   return ((spec_.drop_last ? epoch * epoch_units_ : 0) + counts_before_[stream]) % lanes_;
 }
 
-uint64_t Order::lane_count(uint32_t stream, uint64_t epoch, uint32_t lane) const {
-  const uint64_t begin = dealing_start(stream, epoch);
-  return dealt(begin, begin + spec_.counts[stream], lanes_, lane);
+uint64_t Order::lane_count(uint32_t stream, LaneEpoch in) const {
+  const uint64_t begin = dealing_start(stream, in.epoch);
+  return dealt(begin, begin + spec_.counts[stream], lanes_, in.lane);
 }
 
-Stride Order::stride(uint32_t lane, uint64_t epoch) const {
+Stride Order::stride(LaneEpoch in) const {
   std::vector<uint64_t> weights = spec_.counts;
   if (spec_.finite)
-    for (uint32_t s = 0; s < num_streams(); ++s) weights[s] = lane_count(s, epoch, lane);
-  return Stride(std::move(weights), spec_.shuffle ? phases(lane) : std::vector<uint64_t>(num_streams()));
+    for (uint32_t s = 0; s < num_streams(); ++s) weights[s] = lane_count(s, in);
+  return Stride(std::move(weights), spec_.shuffle ? phases(in.lane) : std::vector<uint64_t>(num_streams()));
 }
 
 std::vector<uint64_t> Order::phases(uint32_t lane) const {
@@ -114,12 +114,12 @@ std::vector<uint64_t> Order::phases(uint32_t lane) const {
 
 // Endless orders deal tickets K = lane (mod L). Finite ones the same within an epoch's counts[stream] tickets, but the
 // last counts[stream] mod L of them go to the lanes from dealing_start on, which have one draw more.
-uint64_t Order::ticket(uint32_t stream, uint32_t lane, uint64_t epoch, uint64_t index) const {
-  if (!spec_.finite) return index * lanes_ + lane;
-  const uint64_t count = spec_.counts[stream];
-  const uint64_t first = epoch * count;
-  const uint64_t start = index < count / lanes_ ? first % lanes_ : dealing_start(stream, epoch);
-  const uint64_t ticket = first + index * lanes_ + (lane + lanes_ - start) % lanes_;
+uint64_t Order::ticket(StrideCursor::Draw draw, LaneEpoch in) const {
+  if (!spec_.finite) return draw.index * lanes_ + in.lane;
+  const uint64_t count = spec_.counts[draw.stream];
+  const uint64_t first = in.epoch * count;
+  const uint64_t start = draw.index < count / lanes_ ? first % lanes_ : dealing_start(draw.stream, in.epoch);
+  const uint64_t ticket = first + draw.index * lanes_ + (in.lane + lanes_ - start) % lanes_;
   assert(first <= ticket && ticket < first + count);
   return ticket;
 }

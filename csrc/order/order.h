@@ -27,17 +27,16 @@ struct OrderSpec {
   uint64_t epoch_units() const;  // N
 };
 
-/// Where a global row stands among the lanes.
-struct Place {
-  uint64_t epoch;
+/// One lane's part of one epoch (endless orders: epoch 0).
+struct LaneEpoch {
   uint32_t lane;
-  uint64_t position;  // in the lane's epoch
+  uint64_t epoch;
 };
 
-/// The next unit of a lane.
-struct Draw {
-  uint32_t stream;
-  uint64_t ticket;
+/// Where a global row stands among the lanes.
+struct Place {
+  LaneEpoch in;
+  uint64_t position;  // of the lane's draws in the epoch
 };
 
 /// Immutable; safe to share between threads.
@@ -56,13 +55,13 @@ class Order {
   std::optional<Place> place(uint64_t row) const;
 
   /// Finite orders: how many draws of a stream a lane makes in an epoch.
-  uint64_t lane_count(uint32_t stream, uint64_t epoch, uint32_t lane) const;
+  uint64_t lane_count(uint32_t stream, LaneEpoch in) const;
 
-  /// The stride sequence of a lane's epoch. Endless orders know epoch 0 only.
-  Stride stride(uint32_t lane, uint64_t epoch) const;
+  /// The stride sequence of a lane's epoch.
+  Stride stride(LaneEpoch in) const;
 
-  /// The ticket of a lane's draw `index` of a stream.
-  uint64_t ticket(uint32_t stream, uint32_t lane, uint64_t epoch, uint64_t index) const;
+  /// The ticket of a draw, its index counted in the lane's epoch.
+  uint64_t ticket(StrideCursor::Draw draw, LaneEpoch in) const;
 
  private:
   uint64_t dealing_start(uint32_t stream, uint64_t epoch) const;

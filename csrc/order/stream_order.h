@@ -9,19 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "base/range.h"
+
 namespace stoker {
 
 /// What the order needs to know of a stream.
 struct StreamSizes {
   std::string name;                   // unique; part of every key
   std::vector<uint64_t> shard_sizes;  // in file order: samples, or tokens for `concat`; zeros allowed
-};
-
-/// Half-open range of units or things.
-struct Range {
-  uint64_t begin;
-  uint64_t end;
-  uint64_t size() const { return end - begin; }
 };
 
 /// A part of a shard, in the shard's own things.

@@ -20,30 +20,39 @@ size_t bytes(const std::vector<uint32_t>& table) { return table.capacity() * siz
 uint64_t UnitMap::unit(uint32_t stream, uint64_t ticket) {
   const StreamOrder& order = order_.stream(stream);
   const StreamOrder::Options& options = order.options();
-  if (!options.shuffle) return ticket;
+  if (!options.shuffle) {
+    Block& block = block_at(stream, 0);
+    const uint64_t index = ticket / options.shuffle_block;
+    if (!block.is_entered || block.index != index) enter_unshuffled(block, stream, index);
+    return ticket;
+  }
 
   const Pass& pass = pass_of(stream, ticket);
-  const bool whole = order.is_one_block(pass.units);
-  const auto slot = static_cast<uint32_t>(ticket % options.lanes);
-  // All lanes share the table of a one-block pass; two of them, since some lanes are in the next pass already.
-  const uint64_t place = whole ? uint64_t{options.lanes} + pass.index % 2 : slot;
-  Block& block = blocks_[uint64_t{stream} << 32 | place];
-  block.last_use = ++clock_;
-  if (whole) {
-    if (block.table.empty() || block.pass.index != pass.index) enter_whole(block, stream, pass);
+  if (order.is_one_block(pass.units)) {
+    // All lanes share the table of a one-block pass; there are two, since some lanes are in the next pass already.
+    Block& block = block_at(stream, uint64_t{options.lanes} + pass.index % 2);
+    if (!block.is_entered || block.pass.index != pass.index) enter_whole(block, stream, pass);
     return pass.units.begin + block.table[ticket - pass.units.begin];
   }
+  const auto slot = static_cast<uint32_t>(ticket % options.lanes);
   const uint64_t number = (ticket - pass.units.begin) / options.lanes;  // in the span
   const uint64_t index = number / options.shuffle_block;
-  if (block.table.empty() || block.pass.index != pass.index || block.index != index)
+  Block& block = block_at(stream, slot);
+  if (!block.is_entered || block.pass.index != pass.index || block.index != index)
     enter(block, stream, slot, pass, index);
   const uint64_t begin = index * options.shuffle_block;
   return block.visit.unit(begin + block.table[number - begin]);
 }
 
+UnitMap::Block& UnitMap::block_at(uint32_t stream, uint64_t place) {
+  Block& block = blocks_[uint64_t{stream} << 32 | place];
+  block.last_use = ++clock_;
+  return block;
+}
+
 const UnitMap::Pass& UnitMap::pass_of(uint32_t stream, uint64_t ticket) {
   Pass& pass = passes_[stream];
-  if (ticket < pass.units.begin || ticket >= pass.units.end) {
+  if (!pass.units.contains(ticket)) {
     pass.index = order_.stream(stream).pass(ticket);
     pass.units = order_.stream(stream).pass_units(pass.index);
   }
@@ -53,49 +62,71 @@ const UnitMap::Pass& UnitMap::pass_of(uint32_t stream, uint64_t ticket) {
 void UnitMap::enter(Block& block, uint32_t stream, uint32_t slot, const Pass& pass, uint64_t index) {
   const StreamOrder& order = order_.stream(stream);
   const uint64_t block_size = order.options().shuffle_block;
-  const bool new_pass = block.visit.size() == 0 || block.pass.index != pass.index;
-  const bool follows =
-      !block.table.empty() && (new_pass ? index == 0 && block.pass.index + 1 == pass.index : block.index + 1 == index);
-  if (new_pass) block.visit = order.visit(pass.index, slot);
+  if (!block.is_entered || block.pass.index != pass.index) block.visit = order.visit(pass.index, slot);
   block.pass = pass;
   block.index = index;
   const Range places = block_places(block.visit, index, block_size);
   set_table(block, permutation(order.block_key(pass.index, slot, index), static_cast<uint32_t>(places.size())));
 
-  if (!follows) announce(stream, block.visit.cut(places));
-  const Range next = block_places(block.visit, index + 1, block_size);
-  if (next.size() > 0) {
-    announce(stream, block.visit.cut(next));
+  std::vector<ShardRange> next;
+  const Range next_places = block_places(block.visit, index + 1, block_size);
+  if (next_places.size() > 0) {
+    next = shards_under(stream, block.visit.cut(next_places));
   } else if (!order.is_one_block(order.pass_units(pass.index + 1))) {
     const Visit visit = order.visit(pass.index + 1, slot);
-    announce(stream, visit.cut(block_places(visit, 0, block_size)));
+    next = shards_under(stream, visit.cut(block_places(visit, 0, block_size)));
   }
+  move_to(block, stream, shards_under(stream, block.visit.cut(places)), std::move(next));
 }
 
 void UnitMap::enter_whole(Block& block, uint32_t stream, const Pass& pass) {
+  block.is_entered = true;
   block.pass = pass;
   block.visit = Visit({});
   set_table(block, permutation(order_.stream(stream).pass_key(pass.index), static_cast<uint32_t>(pass.units.size())));
-  announce(stream, {pass.units});
+  if (block.here.empty()) move_to(block, stream, shards_under(stream, {pass.units}), {});  // the same in every pass
+}
+
+void UnitMap::enter_unshuffled(Block& block, uint32_t stream, uint64_t index) {
+  const uint64_t size = order_.stream(stream).options().shuffle_block;
+  block.index = index;
+  move_to(block, stream, shards_under(stream, {{index * size, (index + 1) * size}}),
+          shards_under(stream, {{(index + 1) * size, (index + 2) * size}}));
 }
 
 void UnitMap::set_table(Block& block, std::vector<uint32_t> table) {
   table_bytes_ += bytes(table) - bytes(block.table);
   block.table = std::move(table);
-  while (table_bytes_ > kTableBytes) {
+  while (table_bytes_ > limit_) {
     const auto oldest = std::min_element(blocks_.begin(), blocks_.end(), [](const auto& a, const auto& b) {
       return a.second.last_use < b.second.last_use;
     });
     if (&oldest->second == &block) break;
     table_bytes_ -= bytes(oldest->second.table);
+    move_to(oldest->second, static_cast<uint32_t>(oldest->first >> 32), {}, {});
     blocks_.erase(oldest);  // references to the other blocks stay valid
   }
 }
 
-void UnitMap::announce(uint32_t stream, const std::vector<Range>& units) {
-  std::vector<ShardRange> pieces;
-  for (const Range& range : units) order_.stream(stream).append_pieces(range, pieces);
-  for (const ShardRange& piece : pieces) upcoming_.push_back({stream, piece});
+std::vector<ShardRange> UnitMap::shards_under(uint32_t stream, const std::vector<Range>& units) const {
+  std::vector<ShardRange> out;
+  for (const Range& range : units) order_.stream(stream).append_pieces(range, out);
+  return out;
+}
+
+void UnitMap::move_to(Block& block, uint32_t stream, std::vector<ShardRange> here, std::vector<ShardRange> next) {
+  // What begins is told first, so that what goes on is never over in between.
+  change(stream, true, here);
+  change(stream, true, next);
+  change(stream, false, std::move(block.here));
+  change(stream, false, std::move(block.next));
+  block.is_entered = true;
+  block.here = std::move(here);
+  block.next = std::move(next);
+}
+
+void UnitMap::change(uint32_t stream, bool begins, std::vector<ShardRange> ranges) {
+  if (!ranges.empty()) changes_.push_back({stream, begins, std::move(ranges)});
 }
 
 }  // namespace stoker

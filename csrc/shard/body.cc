@@ -10,18 +10,12 @@ class RawBody final : public ShardBody {
   explicit RawBody(const File& file) : file_(file) {}
 
   const std::byte* data() const override { return file_.bytes().data(); }
-  std::span<const std::byte> mapped() const override { return file_.bytes(); }
-  void will_need(uint64_t begin, uint64_t end) const override { file_.will_need(begin, end); }
+  const MappedFile* mapping() const override { return &file_; }
+  void will_need(Range raw_bytes) const override { file_.will_need(raw_bytes); }
 
   // No pieces: never called.
-  uint32_t piece_at(uint64_t) const override {
-    assert(false);
-    return 0;
-  }
-  uint64_t piece_bytes(uint32_t) const override {
-    assert(false);
-    return 0;
-  }
+  uint32_t piece_at(uint64_t) const override { return assert(false), 0; }
+  uint64_t piece_bytes(uint32_t) const override { return assert(false), 0; }
   void load(uint32_t) override { assert(false); }
   void unload(uint32_t) override { assert(false); }
 

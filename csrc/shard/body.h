@@ -1,18 +1,18 @@
 // The raw bytes of an open shard as one range of memory, whose pieces become present on demand.
 //
-// A raw file is mapped: it has no pieces, all of it is there. A zstd file's pieces are its frames (or the whole file,
-// where a frame does not state its size): each is decoded into its place in a reserved range of addresses, or the
-// file is expanded once into a raw file in the cache directory and mapped. Who may load and unload pieces, and when,
-// is the business of PieceCache.
+// A raw file is mapped: it has no pieces, all of it is there. A zstd file's pieces are runs of whole frames (or the
+// whole file, where a frame does not state its size): each is decoded into its place in a reserved range of addresses,
+// or the file is expanded once into a raw file in the cache directory and mapped. Who may load and unload pieces, and
+// when, is the business of PieceCache. Errors name files; Shard puts the stream's name in front.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 
 #include "base/file.h"
+#include "base/range.h"
 
 namespace stoker {
 
@@ -20,12 +20,12 @@ class ShardBody {
  public:
   virtual ~ShardBody() = default;
 
-  /// The address of raw byte 0. Bytes of a piece may be read while it is present, under a FaultGuard of mapped().
+  /// The address of raw byte 0. Bytes of a piece may be read while it is present, under a FaultGuard of mapping().
   /// Changes when a piece is loaded only in bodies of one piece.
   virtual const std::byte* data() const = 0;
 
-  /// The mapping that reads of the body touch; empty if there is none.
-  virtual std::span<const std::byte> mapped() const { return {}; }
+  /// The mapping that reads of the body touch, or null.
+  virtual const MappedFile* mapping() const { return nullptr; }
 
   virtual uint32_t num_pieces() const { return 0; }
   virtual uint32_t piece_at(uint64_t raw_offset) const = 0;
@@ -38,8 +38,8 @@ class ShardBody {
   /// Gives the memory of a piece back.
   virtual void unload(uint32_t piece) = 0;
 
-  /// Starts reading raw bytes [begin, end) from disk in the background, where that means anything.
-  virtual void will_need(uint64_t begin, uint64_t end) const = 0;
+  /// Starts reading what a range of raw bytes is made of from disk in the background. Advice: never fails.
+  virtual void will_need(Range raw_bytes) const = 0;
 };
 
 /// A raw file, mapped.

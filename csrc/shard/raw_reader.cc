@@ -38,14 +38,10 @@ class ZstdReader final : public RawReader {
       const size_t before = output.pos;
       const size_t hint = ZSTD_decompressStream(stream_.get(), &output, &unread_);
       if (ZSTD_isError(hint))
-        throw CorruptShardError(file_.path(), CorruptShardError::kWholeShard,
-                                text(file_.path(), " is not valid zstd data: ", ZSTD_getErrorName(hint), " near byte ",
-                                     offset_, ". Fetch or write the shard again."));
+        throw corrupt_file(file_.path(),
+                           text("is not valid zstd data: ", ZSTD_getErrorName(hint), " near byte ", offset_));
       if (at_end && output.pos == before)  // the decoder held nothing back either
-        throw CorruptShardError(file_.path(), CorruptShardError::kWholeShard,
-                                text(file_.path(),
-                                     " ends before all of the shard is decompressed. Fetch or write "
-                                     "the shard again."));
+        throw corrupt_file(file_.path(), "ends before all of the shard is decompressed");
     }
   }
 

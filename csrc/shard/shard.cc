@@ -1,5 +1,7 @@
 #include "shard/shard.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -20,45 +22,57 @@ std::unique_ptr<ShardBody> open_body(const File& file, const ShardFile& shard) {
   return expand_zstd(file, shard.raw_bytes, shard.expanded_path);
 }
 
-}  // namespace
-
-Shard::Shard(const ShardFile& shard, const Schema& schema) : path_(shard.path), format_(shard.format), schema_(schema) {
-  const File file(shard.path);
-  if (file.size_bytes() != shard.file_bytes)
-    throw corrupt(CorruptShardError::kWholeShard,
-                  text("is ", file.size_bytes(), " bytes long but index.json says ", shard.file_bytes));
-  const std::unique_ptr<RawReader> reader = open_reader(file, shard.format);
-  read_offsets(*reader, shard);
-  read_lengths(*reader);
-  if (shard.tokens && *shard.tokens != num_tokens())
-    throw corrupt(CorruptShardError::kWholeShard,
-                  text("holds ", num_tokens(), " tokens but the index says ", *shard.tokens));
-  body_ = open_body(file, shard);
+/// Runs `action`, with the stream's name put in front of its errors.
+template <typename Action>
+auto naming(const std::string& stream, Action action) {
+  try {
+    return action();
+  } catch (const CorruptShardError& error) {
+    throw CorruptShardError(error.path, error.sample, text("stream \"", stream, "\": ", error.what()));
+  } catch (const SystemError& error) {
+    throw SystemError(error.code, error.path, text("stream \"", stream, "\": ", error.what()));
+  }
 }
 
-void Shard::read_offsets(RawReader& reader, const ShardFile& shard) {
+}  // namespace
+
+Shard::Shard(ShardFile file, const Schema& schema) : file_(std::move(file)), schema_(schema) {
+  naming(file_.stream, [&] {
+    const File opened(file_.path);
+    if (opened.size_bytes() != file_.file_bytes)
+      throw corrupt_file(file_.path,
+                         text("is ", opened.size_bytes(), " bytes long but index.json says ", file_.file_bytes));
+    const std::unique_ptr<RawReader> reader = open_reader(opened, file_.format);
+    read_offsets(*reader);
+    read_lengths(*reader);
+    if (file_.tokens && *file_.tokens != num_tokens())
+      throw corrupt_file(file_.path, text("holds ", num_tokens(), " tokens but the index says ", *file_.tokens));
+    body_ = open_body(opened, file_);
+  });
+}
+
+void Shard::read_offsets(RawReader& reader) {
   // index.json limits what is allocated here: num_samples words must fit in raw_bytes.
-  const uint64_t head_bytes = kWord * (uint64_t{shard.num_samples} + 2);
-  if (head_bytes > shard.raw_bytes)
-    throw corrupt(CorruptShardError::kWholeShard,
-                  text("has ", shard.raw_bytes, " bytes by index.json, too few for the offsets of ", shard.num_samples,
-                       " samples"));
+  const uint64_t head_bytes = kWord * (uint64_t{file_.num_samples} + 2);
+  if (head_bytes > file_.raw_bytes)
+    throw corrupt_file(file_.path, text("has ", file_.raw_bytes, " bytes by index.json, too few for the offsets of ",
+                                        file_.num_samples, " samples"));
   uint32_t num_samples = 0;
   reader.read(std::as_writable_bytes(std::span(&num_samples, 1)));
-  if (num_samples != shard.num_samples)
-    throw corrupt(CorruptShardError::kWholeShard,
-                  text("holds ", num_samples, " samples but index.json says ", shard.num_samples));
+  if (num_samples != file_.num_samples)
+    throw corrupt_file(file_.path, text("holds ", num_samples, " samples but index.json says ", file_.num_samples));
   offsets_.resize(size_t{num_samples} + 1);
   reader.read(std::as_writable_bytes(std::span(offsets_)));
   if (offsets_.front() < head_bytes)
-    throw corrupt(CorruptShardError::kWholeShard, text("has its first sample at byte ", offsets_.front(),
-                                                       ", inside its own header of ", head_bytes, " bytes"));
+    throw corrupt_file(file_.path, text("has its first sample at byte ", offsets_.front(),
+                                        ", inside its own header of ", head_bytes, " bytes"));
   for (uint32_t i = 0; i < num_samples; ++i)
     if (offsets_[i + 1] < offsets_[i])
-      throw corrupt(i, text("ends at byte ", offsets_[i + 1], ", before it begins at byte ", offsets_[i]));
-  if (offsets_.back() != shard.raw_bytes)
-    throw corrupt(CorruptShardError::kWholeShard, text("has its last sample end at byte ", offsets_.back(),
-                                                       " but index.json says ", shard.raw_bytes, " bytes"));
+      throw corrupt_sample(file_.path, i,
+                           text("ends at byte ", offsets_[i + 1], ", before it begins at byte ", offsets_[i]));
+  if (offsets_.back() != file_.raw_bytes)
+    throw corrupt_file(file_.path, text("has its last sample end at byte ", offsets_.back(), " but index.json says ",
+                                        file_.raw_bytes, " bytes"));
 }
 
 void Shard::read_lengths(RawReader& reader) {
@@ -72,7 +86,9 @@ void Shard::read_lengths(RawReader& reader) {
     const uint32_t size_bytes = offsets_[i + 1] - offsets_[i];
     if (rule) {
       const std::optional<uint32_t> tokens = rule->tokens(size_bytes);
-      if (!tokens) throw corrupt(i, text("is ", size_bytes, " bytes long, which no sample of these columns can be"));
+      if (!tokens)
+        throw corrupt_sample(file_.path, i,
+                             text("is ", size_bytes, " bytes long, which no sample of these columns can be"));
       total += *tokens;
     } else {
       sample.resize(size_bytes);
@@ -80,7 +96,7 @@ void Shard::read_lengths(RawReader& reader) {
       try {
         total += parse_sample(schema_, sample).tokens.size;
       } catch (const SampleFormatError& error) {
-        throw corrupt(i, error.what());
+        throw corrupt_sample(file_.path, i, error.what());
       }
     }
     token_ends_.push_back(total);
@@ -92,6 +108,13 @@ uint32_t Shard::longest_sample() const {
   uint32_t before = 0;
   for (const uint32_t end : token_ends_) longest = std::max(longest, end - std::exchange(before, end));
   return longest;
+}
+
+Range Shard::samples_of(Range tokens) const {
+  const auto sample_at = [&](uint64_t token) -> uint64_t {
+    return std::upper_bound(token_ends_.begin(), token_ends_.end(), token) - token_ends_.begin();
+  };
+  return {sample_at(tokens.begin), sample_at(tokens.end - 1) + 1};
 }
 
 SampleTokens Shard::parse(uint32_t sample) const {
@@ -111,19 +134,30 @@ SampleTokens Shard::parse(uint32_t sample, std::span<const std::byte> bytes) con
 }
 
 std::vector<std::byte> Shard::read_sample(uint32_t sample) const {
-  const File file(path_);
-  const std::unique_ptr<RawReader> reader = open_reader(file, format_);
-  std::vector<std::byte> bytes(offsets_[sample + 1] - offsets_[sample]);
-  reader->skip(offsets_[sample]);
-  reader->read(bytes);
-  return bytes;
+  return naming(file_.stream, [&] {
+    const File file(file_.path);
+    const std::unique_ptr<RawReader> reader = open_reader(file, file_.format);
+    std::vector<std::byte> bytes(offsets_[sample + 1] - offsets_[sample]);
+    reader->skip(offsets_[sample]);
+    reader->read(bytes);
+    return bytes;
+  });
+}
+
+void Shard::load(uint32_t piece) const {
+  naming(file_.stream, [&] { body_->load(piece); });
 }
 
 CorruptShardError Shard::corrupt(int64_t sample, const std::string& what) const {
-  if (sample == CorruptShardError::kWholeShard)
-    return CorruptShardError(path_, sample, text(path_, " ", what, ". Fetch or write the shard again."));
-  return CorruptShardError(path_, sample,
-                           text("sample ", sample, " of ", path_, " ", what, ". Fetch or write the shard again."));
+  retire();
+  const bool is_expanded = !file_.expanded_path.empty();
+  const std::string& path = is_expanded ? file_.expanded_path : file_.path;
+  if (is_expanded) ::unlink(path.c_str());
+  const std::string subject = sample == CorruptShardError::kWholeShard ? path : text("sample ", sample, " of ", path);
+  const std::string advice = is_expanded ? text("It was removed, and will be expanded again from ", file_.path)
+                                         : "Fetch or write the shard again";
+  return CorruptShardError(path, sample,
+                           text("stream \"", file_.stream, "\": ", subject, " ", what, ". ", advice, "."));
 }
 
 }  // namespace stoker

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/range.h"
 #include "shard/body.h"
 #include "shard/raw_reader.h"
 #include "shard/sample.h"
@@ -23,7 +24,8 @@ namespace stoker {
 /// What the index says of a shard, and where its file is.
 struct ShardFile {
   enum class Format { kRaw, kZstd };
-  std::string path;  // of the file that is there
+  std::string stream;  // its name, for errors
+  std::string path;    // of the file that is there
   Format format = Format::kRaw;
   uint64_t file_bytes = 0;  // of that file
   uint64_t raw_bytes = 0;   // uncompressed
@@ -32,15 +34,16 @@ struct ShardFile {
   std::string expanded_path;       // kZstd: expand into this file instead of memory; empty: decode into memory
 };
 
-/// Immutable but for the presence of its body's pieces; safe to share between threads.
+/// Immutable but for the presence of its body's pieces; safe to share between threads. Its errors name stream and file.
 class Shard {
  public:
   /// Opens the file and checks its size, sample count, offsets and token total against `file`. Reads its head only,
   /// unless other variable columns force a scan. `schema` must outlive the shard. Raises CorruptShardError,
   /// SystemError.
-  Shard(const ShardFile& file, const Schema& schema);
+  Shard(ShardFile file, const Schema& schema);
 
-  const std::string& path() const { return path_; }
+  const std::string& stream() const { return file_.stream; }
+  const std::string& path() const { return file_.path; }
   uint32_t num_samples() const { return static_cast<uint32_t>(token_ends_.size()); }
 
   /// Entry i is the tokens of samples 0 to i together.
@@ -48,12 +51,11 @@ class Shard {
   uint64_t num_tokens() const { return token_ends_.empty() ? 0 : token_ends_.back(); }
   uint32_t longest_sample() const;
 
-  struct ByteRange {
-    uint64_t begin;
-    uint64_t end;
-  };
-  /// Where samples [first, last] lie in the raw bytes.
-  ByteRange bytes_of(uint32_t first, uint32_t last) const { return {offsets_[first], offsets_[last + 1]}; }
+  /// The samples that hold a range of the shard's tokens, which is not empty.
+  Range samples_of(Range tokens) const;
+
+  /// Where a range of samples, which is not empty, lies in the raw bytes.
+  Range bytes_of(Range samples) const { return {offsets_[samples.begin], offsets_[samples.end]}; }
 
   /// The token columns of a sample, checked against the length that layout saw. Its bytes must be present in the body.
   /// Raises CorruptShardError.
@@ -62,33 +64,41 @@ class Shard {
   /// The same of bytes that read_sample() gave.
   SampleTokens parse(uint32_t sample, std::span<const std::byte> bytes) const;
 
-  ShardBody& body() const { return *body_; }
-
   /// The bytes of a sample, read from the file past the body: for looking at single samples, since a compressed shard
   /// is decoded up to it. Raises CorruptShardError, SystemError.
   std::vector<std::byte> read_sample(uint32_t sample) const;
 
-  const Schema& schema() const { return schema_; }
+  const ShardBody& body() const { return *body_; }
 
-  /// Reading the body has failed: it must not be used again, and the shard be opened anew.
-  bool is_broken() const { return broken_.load(std::memory_order_relaxed); }  // a hint; the error itself is thrown
-  void set_broken() const { broken_.store(true, std::memory_order_relaxed); }
+  /// ShardBody::load and unload, which PieceCache calls.
+  void load(uint32_t piece) const;
+  void unload(uint32_t piece) const { body_->unload(piece); }
+
+  /// Makes an error of this shard: of `sample`, or of the whole. What it was expanded into is removed, if it was.
+  CorruptShardError corrupt(int64_t sample, const std::string& what) const;
+
+  /// Whether the shard must not be used for anything new: it is broken, or the store has let it go.
+  bool is_retired() const { return retired_.load(std::memory_order_relaxed); }  // a hint, not an order
+  void retire() const { retired_.store(true, std::memory_order_relaxed); }
+
+  /// Whether something will be read from it soon (see ShardStore::hold).
+  bool is_held() const { return is_held_.load(std::memory_order_relaxed); }  // a hint, not an order
+  void set_held(bool is_held) const { is_held_.store(is_held, std::memory_order_relaxed); }
 
   /// Memory that the offsets and lengths take.
   size_t head_bytes() const { return (offsets_.capacity() + token_ends_.capacity()) * sizeof(uint32_t); }
 
  private:
-  void read_offsets(RawReader& reader, const ShardFile& file);
+  void read_offsets(RawReader& reader);
   void read_lengths(RawReader& reader);
-  CorruptShardError corrupt(int64_t sample, const std::string& what) const;
 
-  std::string path_;
-  ShardFile::Format format_;
+  const ShardFile file_;
   const Schema& schema_;
   std::vector<uint32_t> offsets_;     // num_samples + 1
   std::vector<uint32_t> token_ends_;  // num_samples
   std::unique_ptr<ShardBody> body_;
-  mutable std::atomic<bool> broken_ = false;
+  mutable std::atomic<bool> retired_ = false;
+  mutable std::atomic<bool> is_held_ = false;
 };
 
 }  // namespace stoker

@@ -21,17 +21,11 @@
 namespace stoker {
 namespace {
 
-CorruptShardError corrupt(const std::string& path, const std::string& what) {
-  return CorruptShardError(path, CorruptShardError::kWholeShard,
-                           text(path, " ", what, ". Fetch or write the shard again."));
-}
-
-/// One or more whole frames that are decoded together.
+// Frames are decoded together until they make up a page at least: less could never be given back.
+/// Whole frames that are decoded together.
 struct Frames {
-  uint64_t offset;      // in the file
-  uint64_t size_bytes;  // in the file
-  uint64_t raw_offset;
-  uint64_t raw_bytes;
+  Range file;  // where they are in the file
+  Range raw;   // what they hold
 };
 
 // Splits a file at its frames. All frames are one piece if one of them does not state its size: the frames' sizes are
@@ -43,18 +37,19 @@ std::vector<Frames> find_frames(const std::string& path, std::span<const std::by
     const std::span<const std::byte> rest = file.subspan(offset);
     const size_t size = ZSTD_findFrameCompressedSize(rest.data(), rest.size());
     if (ZSTD_isError(size))
-      throw corrupt(path, text("has no whole zstd frame at byte ", offset, ": ", ZSTD_getErrorName(size)));
+      throw corrupt_file(path, text("has no whole zstd frame at byte ", offset, ": ", ZSTD_getErrorName(size)));
     const unsigned long long raw = ZSTD_getFrameContentSize(rest.data(), rest.size());
-    if (raw == ZSTD_CONTENTSIZE_UNKNOWN) return {{0, file.size(), 0, raw_bytes}};
+    if (raw == ZSTD_CONTENTSIZE_UNKNOWN) return {{{0, file.size()}, {0, raw_bytes}}};
     if (raw == ZSTD_CONTENTSIZE_ERROR || raw > raw_bytes - raw_offset)
-      throw corrupt(path, text("has a zstd frame at byte ", offset, " that claims more than the ", raw_bytes,
-                               " bytes that index.json states for the whole shard"));
-    if (raw > 0) pieces.push_back({offset, size, raw_offset, raw});
-    raw_offset += raw;
-    offset += size;
+      throw corrupt_file(path, text("has a zstd frame at byte ", offset, " that claims more than the ", raw_bytes,
+                                    " bytes that index.json states for the whole shard"));
+    if (pieces.empty() || pieces.back().raw.size() >= page_size_bytes())
+      pieces.push_back({{offset, offset}, {raw_offset, raw_offset}});
+    offset = pieces.back().file.end += size;
+    raw_offset = pieces.back().raw.end += raw;
   }
   if (raw_offset != raw_bytes)
-    throw corrupt(path, text("holds ", raw_offset, " bytes when decompressed but index.json says ", raw_bytes));
+    throw corrupt_file(path, text("holds ", raw_offset, " bytes when decompressed but index.json says ", raw_bytes));
   return pieces;
 }
 
@@ -85,12 +80,12 @@ class ReservedMemory {
 
   std::byte* data() const { return data_; }
 
-  /// Gives back the pages that lie wholly in [begin, end).
-  void release(uint64_t begin, uint64_t end) {
+  /// Gives back the pages that lie wholly in a range.
+  void release(Range bytes) {
     const uint64_t page = page_size_bytes();
-    begin = (begin + page - 1) / page * page;
-    if (end < size_bytes_) end -= end % page;
-    if (begin < end) ::madvise(data_ + begin, end - begin, MADV_DONTNEED);
+    bytes.begin = (bytes.begin + page - 1) / page * page;
+    if (bytes.end < size_bytes_) bytes.end -= bytes.end % page;
+    if (bytes.begin < bytes.end) ::madvise(data_ + bytes.begin, bytes.size(), MADV_DONTNEED);
   }
 
  private:
@@ -100,54 +95,73 @@ class ReservedMemory {
 
 class DecodedBody final : public ShardBody {
  public:
-  DecodedBody(const File& file, uint64_t raw_bytes) : path_(file.path()), file_(file), memory_(raw_bytes) {
-    const FaultGuard guard({file_.bytes()});
-    std::vector<Frames> frames = find_frames(path_, file_.bytes(), raw_bytes);
-    if (guard.faulted() != FaultGuard::kNone) throw was_cut();
-    frames_ = std::move(frames);
+  DecodedBody(const File& file, uint64_t raw_bytes)
+      : path_(file.path()), file_bytes_(file.size_bytes()), memory_(raw_bytes) {
+    read([&](std::span<const std::byte> bytes) { pieces_ = find_frames(path_, bytes, raw_bytes); });
   }
 
   const std::byte* data() const override { return memory_.data(); }
-  uint32_t num_pieces() const override { return static_cast<uint32_t>(frames_.size()); }
-  uint64_t piece_bytes(uint32_t piece) const override { return frames_[piece].raw_bytes; }
+  uint32_t num_pieces() const override { return static_cast<uint32_t>(pieces_.size()); }
+  uint64_t piece_bytes(uint32_t piece) const override { return pieces_[piece].raw.size(); }
 
   uint32_t piece_at(uint64_t raw_offset) const override {
-    const auto after = std::upper_bound(frames_.begin(), frames_.end(), raw_offset,
-                                        [](uint64_t offset, const Frames& f) { return offset < f.raw_offset; });
-    return static_cast<uint32_t>(after - frames_.begin() - 1);
+    const auto after = std::upper_bound(pieces_.begin(), pieces_.end(), raw_offset,
+                                        [](uint64_t offset, const Frames& f) { return offset < f.raw.begin; });
+    return static_cast<uint32_t>(after - pieces_.begin() - 1);
   }
 
   void load(uint32_t piece) override {
-    const Frames& frames = frames_[piece];
-    const FaultGuard guard({file_.bytes()});
-    const size_t got = ZSTD_decompressDCtx(thread_decoder(), memory_.data() + frames.raw_offset, frames.raw_bytes,
-                                           file_.bytes().data() + frames.offset, frames.size_bytes);
-    if (guard.faulted() != FaultGuard::kNone) throw was_cut();
-    if (ZSTD_isError(got))
-      throw corrupt(path_, text("has a corrupt zstd frame at byte ", frames.offset, ": ", ZSTD_getErrorName(got)));
-    if (got != frames.raw_bytes)
-      throw corrupt(path_, text("holds ", got, " bytes when decompressed at byte ", frames.offset, " but ",
-                                frames.raw_bytes, " were expected"));
+    const Frames& frames = pieces_[piece];
+    read([&](std::span<const std::byte> bytes) {
+      const size_t got = ZSTD_decompressDCtx(thread_decoder(), memory_.data() + frames.raw.begin, frames.raw.size(),
+                                             bytes.data() + frames.file.begin, frames.file.size());
+      if (ZSTD_isError(got))
+        throw corrupt_file(
+            path_, text("has a corrupt zstd frame from byte ", frames.file.begin, " on: ", ZSTD_getErrorName(got)));
+      if (got != frames.raw.size())
+        throw corrupt_file(path_, text("holds ", got, " bytes when decompressed from byte ", frames.file.begin,
+                                       " on, but ", frames.raw.size(), " were expected"));
+    });
   }
 
-  void unload(uint32_t piece) override {
-    const Frames& frames = frames_[piece];
-    memory_.release(frames.raw_offset, frames.raw_offset + frames.raw_bytes);
-  }
+  void unload(uint32_t piece) override { memory_.release(pieces_[piece].raw); }
 
-  void will_need(uint64_t begin, uint64_t end) const override {
-    if (begin >= end) return;
-    const Frames& last = frames_[piece_at(end - 1)];
-    file_.will_need(frames_[piece_at(begin)].offset, last.offset + last.size_bytes);
+  void will_need(Range raw_bytes) const override {
+    if (raw_bytes.size() == 0) return;
+    const Range first = pieces_[piece_at(raw_bytes.begin)].file;
+    const Range last = pieces_[piece_at(raw_bytes.end - 1)].file;
+    try {
+      File(path_).will_need({first.begin, last.end});
+    } catch (const SystemError&) {
+      // Loading the piece will say so.
+    }
   }
 
  private:
-  CorruptShardError was_cut() const { return corrupt(path_, "was cut or can't be read while it is in use"); }
+  // Maps the file for as long as `action` reads it: a shard that is open costs one mapping, its memory.
+  template <typename Action>
+  void read(Action action) const {
+    const File file(path_);
+    if (file.size_bytes() != file_bytes_)
+      throw corrupt_file(path_, text("is ", file.size_bytes(), " bytes long but index.json says ", file_bytes_));
+    const MappedFile mapping(file);
+    const FaultGuard guard({&mapping});
+    const auto check_cut = [&] {
+      if (guard.faulted() != nullptr) throw corrupt_file(path_, "was cut, or its disk failed, while it was being read");
+    };
+    try {
+      action(mapping.bytes());
+    } catch (const CorruptShardError&) {
+      check_cut();  // zeros in place of lost pages are no zstd
+      throw;
+    }
+    check_cut();
+  }
 
   std::string path_;
-  MappedFile file_;
+  uint64_t file_bytes_;
   ReservedMemory memory_;
-  std::vector<Frames> frames_;
+  std::vector<Frames> pieces_;
 };
 
 /// A file that appears under its name only when it is whole.
@@ -199,13 +213,13 @@ class ExpandedBody final : public ShardBody {
   ExpandedBody(const File& file, uint64_t raw_bytes, std::string raw_path)
       : path_(file.path()), raw_path_(std::move(raw_path)), raw_bytes_(raw_bytes) {}
 
-  const std::byte* data() const override { return mapped().data(); }
-  std::span<const std::byte> mapped() const override { return raw_ ? raw_->mapped() : std::span<const std::byte>(); }
+  const std::byte* data() const override { return raw_ ? raw_->data() : nullptr; }
+  const MappedFile* mapping() const override { return raw_ ? raw_->mapping() : nullptr; }
   uint32_t num_pieces() const override { return 1; }
   uint32_t piece_at(uint64_t) const override { return 0; }
   uint64_t piece_bytes(uint32_t) const override { return 0; }
   void unload(uint32_t) override {}  // the page cache decides
-  void will_need(uint64_t, uint64_t) const override {}
+  void will_need(Range) const override {}
 
   void load(uint32_t) override {
     if (raw_) return;
@@ -219,8 +233,9 @@ class ExpandedBody final : public ShardBody {
       expanded.write(buffer);
     }
     expanded.commit();
-    raw_ = map_raw(File(raw_path_));
-    if (raw_->mapped().size() != raw_bytes_) throw corrupt(raw_path_, "has another size than index.json says");
+    const File raw(raw_path_);
+    if (raw.size_bytes() != raw_bytes_) throw corrupt_file(raw_path_, "has another size than index.json says");
+    raw_ = map_raw(raw);
   }
 
  private:

@@ -156,8 +156,15 @@ class Engine:
     def submit(self, buffer: object, address: int) -> None:
         """Gives the engine memory at `address`, which `buffer` keeps alive."""
 
-    def next(self, timeout_s: float) -> tuple[Any, BatchInfo]:
-        """The oldest submitted buffer, filled."""
+    def next(self, timeout_s: float, replacement: object, address: int) -> tuple[Any, BatchInfo]:
+        """The oldest submitted buffer, filled; `replacement` is submitted instead."""
+
+    @property
+    def next_row(self) -> int:
+        """The global row at which the batch begins that `next` gives next."""
+
+    def check_process(self) -> None:
+        """Raises LoaderClosedError in a forked child."""
 
     def progress(self) -> Progress: ...
     def close(self) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +29,7 @@ class NumpyMemory:
     def __init__(self, shape: tuple[int, int, int], dtype: str, max_kept: int) -> None:
         self._shape = shape
         self._dtype = np.dtype(dtype)
-        self._pool = _core.BufferPool(int(np.prod(shape)) * self._dtype.itemsize, max_kept)
+        self._pool = _core.BufferPool(math.prod(shape) * self._dtype.itemsize, max_kept)
 
     def take(self) -> tuple[_core.Buffer, int]:
         buffer = self._pool.take()

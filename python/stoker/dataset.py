@@ -1,9 +1,10 @@
-"""The streams of a loader, opened: their indexes, sizes and shards."""
+"""The streams of a loader, opened: their indexes, sizes, counts and shards."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import gcd
@@ -14,10 +15,12 @@ import numpy.typing as npt
 from stoker import _core
 from stoker.index import StreamIndex, index_path, read_index
 from stoker.mixture import counts_per_epoch
-from stoker.options import Options
+from stoker.options import Options, check_index
 from stoker.stream import Stream
 
 logger = logging.getLogger("stoker")
+
+_MAX_EPOCH_UNITS = 1 << 40  # positions of the order
 
 
 class TokenDataset:
@@ -27,9 +30,10 @@ class TokenDataset:
 
     Attributes:
         streams: The streams.
+        names: Their names.
         indexes: Their indexes.
         sizes: Things of each shard of each stream, uint64: samples (`pad`) or tokens (`concat`).
-        counts: Units an epoch of each stream.
+        counts: Units an epoch of each stream: samples (`pad`) or rows (`concat`).
     """
 
     def __init__(self, streams: Sequence[Stream], options: Options) -> None:
@@ -38,11 +42,18 @@ class TokenDataset:
         Raises:
             FileNotFoundError: A stream has no index.json.
             ValueError: There is no stream, two have one name, an index breaks its format, a stream is empty or of
-                another kind than `text`, or its token totals are not known and the layout needs them.
+                another kind than `text`, its token totals are not known and the layout needs them, or the weights break
+                their rules or leave nothing to deliver.
+            TypeError: `streams` holds something else than Stream.
         """
         if not streams:
             raise ValueError("there is no stream: give at least one Stream.")
-        self.streams = tuple(sorted(streams, key=lambda s: s.name))
+        for stream in streams:
+            if not isinstance(stream, Stream):
+                raise TypeError(f"{stream!r} is not a stream: give stoker.Stream(local=...) for each directory.")
+        self._options = options
+        self.streams = tuple(sorted(streams, key=lambda s: str(s.name)))
+        self.names = [str(s.name) for s in self.streams]
         for one, other in zip(self.streams, self.streams[1:], strict=False):
             if one.name == other.name:
                 raise ValueError(
@@ -50,27 +61,32 @@ class TokenDataset:
                     "another `name`; it keys the stream's shuffle."
                 )
         self.indexes = [read_index(s.directory, s.bytes_dtype) for s in self.streams]
-        self.sizes = [
-            _sizes(stream, index, options.layout) for stream, index in zip(self.streams, self.indexes, strict=True)
-        ]
-        self._options = options
+        self.sizes = [_sizes(name, index, options.layout) for name, index in zip(self.names, self.indexes, strict=True)]
         self.counts = self._count_units()
         files = [
-            stream_files(
-                stream.name, index, os.path.join(options.cache_dir, stream.name, index.sha256[:16]) if big else ""
-            )
-            for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(), strict=True)
+            stream_files(name, index, expand_directory=_expand_directory(options.cache_dir, name, index) if big else "")
+            for name, index, big in zip(self.names, self.indexes, self._choose_expanded(), strict=True)
         ]
         self.store = _core.ShardStore(files, options.cache_memory)
-
-    @property
-    def names(self) -> list[str]:
-        """The streams' names, in order."""
-        return [s.name for s in self.streams]
 
     def __len__(self) -> int:
         """Units an epoch: samples (`pad`) or rows (`concat`)."""
         return sum(self.counts)
+
+    def make_order(self, options: Options) -> _core.Order:
+        """The order of a run with `options`, which may differ from the dataset's in lanes and batch."""
+        return _core.Order(
+            names=self.names,
+            sizes=self.sizes,
+            counts=self.counts,
+            seed=options.seed,
+            lanes=options.lanes,
+            global_batch=options.global_batch,
+            unit=options.unit,
+            drop_last=options.drop_last,
+            shuffle=options.shuffle,
+            shuffle_block=options.shuffle_block,
+        )
 
     def read(self, stream: str, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer]]:
         """Reads one sample, for looking at it.
@@ -86,32 +102,44 @@ class TokenDataset:
         Raises:
             ValueError: There is no such stream, shard or sample.
             CorruptShardError: The shard breaks its format.
+            OSError: The shard is missing or can't be read.
         """
         if stream not in self.names:
             raise ValueError(f"there is no stream {stream!r}; the streams are {', '.join(self.names)}.")
         s = self.names.index(stream)
-        if not 0 <= shard < len(self.sizes[s]):
-            raise ValueError(f"stream {stream!r} has {len(self.sizes[s])} shards; there is no shard {shard}.")
+        shard = check_index(f"shard of stream {stream!r}", shard, 0, len(self.sizes[s]) - 1)
+        sample = check_index(f"sample of shard {shard}", sample, 0, int(self.indexes[s].samples[shard]) - 1)
         return self.store.read_sample(s, shard, sample)
 
     def _count_units(self) -> list[int]:
         """Units an epoch of each stream."""
         options = self._options
         streams = list(self.streams)
+        totals = [int(sizes.sum()) for sizes in self.sizes]
         if options.layout == "concat":
             # Weights are about tokens, counts are whole rows.
-            totals = [int(sizes.sum()) for sizes in self.sizes]
             natural = all(w is None for s in streams for w in (s.proportion, s.repeat, s.choose))
             for s, (stream, total) in enumerate(zip(self.streams, totals, strict=True)):
                 if stream.repeat is not None:
                     streams[s] = replace(stream, repeat=None, choose=int(stream.repeat * total) // options.seq_len)
                 elif natural and options.epoch_size is not None:
                     streams[s] = replace(stream, proportion=total)
-        units = [int(sizes.sum()) // options.unit for sizes in self.sizes]
+        units = [total // options.unit for total in totals]
         counts = counts_per_epoch(streams, units, epoch_size=options.epoch_size, seed=options.seed)
-        for stream, count in zip(self.streams, counts, strict=True):
+        held = [
+            f"stream {name!r} holds {total:,} {'tokens' if options.layout == 'concat' else 'samples'} and its weight "
+            f"makes that {count:,} rows" + (f" of seq_len {options.seq_len:,}" if options.layout == "concat" else "")
+            for name, total, count in zip(self.names, totals, counts, strict=True)
+        ]
+        if sum(counts) == 0:
+            raise ValueError(
+                f"an epoch has no rows: {'; '.join(held)}. Lower seq_len, raise the weights or give epoch_size."
+            )
+        if sum(counts) >= _MAX_EPOCH_UNITS:
+            raise ValueError(f"an epoch has {sum(counts):,} rows, 2^40 or more: lower epoch_size or the weights.")
+        for count, what in zip(counts, held, strict=True):
             if count == 0:
-                logger.warning("stream %r delivers nothing: its weight gives it 0 of an epoch's units.", stream.name)
+                logger.warning("%s an epoch: it delivers nothing.", what)
         return counts
 
     def _choose_expanded(self) -> list[bool]:
@@ -143,7 +171,7 @@ class TokenDataset:
         return min(stream_bytes, 2 * lanes * block_bytes)
 
 
-def stream_files(name: str, index: StreamIndex, expand_directory: str) -> _core.StreamFiles:
+def stream_files(name: str, index: StreamIndex, *, expand_directory: str = "") -> _core.StreamFiles:
     """An index as the core takes it. Compressed shards are expanded into `expand_directory`, if that is not empty, else
     into memory."""
     return _core.StreamFiles(
@@ -161,21 +189,25 @@ def stream_files(name: str, index: StreamIndex, expand_directory: str) -> _core.
     )
 
 
-def _sizes(stream: Stream, index: StreamIndex, layout: str) -> npt.NDArray[np.uint64]:
-    kinds = {schema.kind for schema in index.schemas}
-    if kinds - {"text"}:
-        raise ValueError(
-            f"stream {stream.name!r} has labels ({index_path(index.directory)}): layout {layout!r} takes text streams."
-        )
+def _expand_directory(cache_dir: str, name: str, index: StreamIndex) -> str:
+    """Where a stream's shards are expanded: told apart by the index, legible by the name, inside `cache_dir`."""
+    legible = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
+    return os.path.join(cache_dir, f"{legible}-{index.sha256[:16]}")
+
+
+def _sizes(name: str, index: StreamIndex, layout: str) -> npt.NDArray[np.uint64]:
+    path = index_path(index.directory)
+    if any(schema.kind != "text" for schema in index.schemas):
+        raise ValueError(f"stream {name!r} has labels ({path}): layout {layout!r} takes text streams.")
     if not index.samples.any():
-        raise ValueError(f"stream {stream.name!r} is empty: {index_path(index.directory)} lists no sample.")
+        raise ValueError(f"stream {name!r} is empty: {path} lists no sample.")
     if layout == "pad":
         return index.samples.astype(np.uint64)
     if index.tokens is None:
         raise ValueError(
-            f"stream {stream.name!r} does not tell how many tokens its shards hold, which layout 'concat' needs: run "
+            f"stream {name!r} does not tell how many tokens its shards hold, which layout 'concat' needs: run "
             f"`stoker index {index.directory}` once; it counts them and writes them beside index.json."
         )
     if not index.tokens.any():
-        raise ValueError(f"stream {stream.name!r} is empty: its samples in {index.directory} hold no token.")
+        raise ValueError(f"stream {name!r} is empty: the samples in {index.directory} hold no token.")
     return index.tokens

@@ -1,4 +1,4 @@
-"""Where epochs begin and end among the global rows."""
+"""Where a loader stands among epochs and global rows."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class Epochs:
         global_batch: Rows a step over all ranks, G.
         drop_last: Epochs follow each other without a gap, and what does not fill a global batch comes first in the next
             epoch; False: each epoch takes whole global batches of its own.
+        phase: Batches begin at rows = phase (mod G): 0, unless G has changed in the middle of the run.
     """
 
     units: int
     global_batch: int
     drop_last: bool
+    phase: int = 0
 
     def __post_init__(self) -> None:
         if self.drop_last and self.units < self.global_batch:
@@ -28,17 +30,42 @@ class Epochs:
             )
 
     def begin(self, epoch: int) -> int:
-        """The first row of the first batch of an epoch, batches counted from row 0."""
-        if self.drop_last:
-            return epoch * self.units // self.global_batch * self.global_batch
-        return epoch * -(-self.units // self.global_batch) * self.global_batch
-
-    def end(self, epoch: int, row: int) -> int:
-        """The row behind the last batch of an epoch, batches counted from `row`, which lies in it."""
-        if self.drop_last:
-            return row + ((epoch + 1) * self.units - row) // self.global_batch * self.global_batch
-        return self.begin(epoch + 1)
+        """The first row of the first batch of an epoch; it may be of the epoch before. `end` of the epoch before."""
+        if not self.drop_last:
+            return epoch * -(-self.units // self.global_batch) * self.global_batch
+        return max(0, epoch * self.units - self.phase) // self.global_batch * self.global_batch + self.phase
 
     def num_batches(self, epoch: int) -> int:
         """Batches of an epoch."""
         return (self.begin(epoch + 1) - self.begin(epoch)) // self.global_batch
+
+    def contains(self, epoch: int, row: int) -> bool:
+        """Whether a loader can stand before `row`, or at its end, in an epoch."""
+        begin, end = self.begin(epoch), self.begin(epoch + 1)
+        return begin <= row <= end and (row - begin) % self.global_batch == 0
+
+
+class Place:
+    """Where a loader stands: behind the last batch received.
+
+    Attributes:
+        epoch, row: The epoch, and the global row that comes next.
+        goes_on: Whether `iter` goes on from here. It does where nothing of the epoch has been received yet and where a
+            state was loaded; an epoch that was left in the middle is over.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.row = 0
+        self.goes_on = True
+
+    def go_to(self, epoch: int, row: int, epochs: Epochs) -> None:
+        """Stands at a row of an epoch; at the end of one: at the beginning of the next."""
+        self.epoch = epoch + 1 if row == epochs.begin(epoch + 1) else epoch
+        self.row = row
+        self.goes_on = True
+
+    def begin(self, epochs: Epochs) -> None:
+        """Goes where `iter` begins."""
+        if not self.goes_on:
+            self.go_to(self.epoch + 1, epochs.begin(self.epoch + 1), epochs)

@@ -7,16 +7,17 @@ import tempfile
 
 
 def write_atomically(path: str, data: bytes) -> None:
-    """Writes a file beside its place and renames it.
+    """Writes a file beside its place and renames it. What a process that dies leaves is a temporary file.
 
     Raises:
-        OSError: The directory can't be written to.
+        OSError: The directory can't be written to, or is full.
     """
-    with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or ".", delete=False) as file:
-        try:
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".")
+    try:
+        with open(descriptor, "wb") as file:
             file.write(data)
             os.fchmod(file.fileno(), 0o644)  # temporary files are private
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -27,13 +27,13 @@ class _File(msgspec.Struct, gc=False):
 
 
 class _Entry(msgspec.Struct, gc=False):
+    format: str
     samples: int
     raw_data: _File
-    column_names: list[str]
-    column_encodings: list[str]
-    column_sizes: list[int | None]
-    format: str
     version: int = 2
+    column_names: list[str] = []
+    column_encodings: list[str] = []
+    column_sizes: list[int | None] = []
     compression: str | None = None
     zip_data: _File | None = None
     hashes: list[str] = []
@@ -63,6 +63,7 @@ class Totals(msgspec.Struct, kw_only=True):
     longest_sample: list[int]
     zstd_frame_bytes: int | None = None  # raw bytes a frame of compressed shards, where they were written so
     index_sha256: str | None = None  # stoker.json: of the index.json that was counted
+    bytes_dtype: str | None = None  # stoker.json: what `bytes` columns were taken for
 
 
 class _Index(msgspec.Struct):
@@ -137,9 +138,8 @@ def read_index(directory: str, bytes_dtype: str) -> StreamIndex:
         key = (*entry.column_names, *entry.column_encodings, *entry.column_sizes)
         if key not in numbers:
             numbers[key] = len(schemas)
-            schemas.append(
-                parse_schema(entry.column_names, entry.column_encodings, entry.column_sizes, bytes_dtype, path)
-            )
+            columns = (entry.column_names, entry.column_encodings, entry.column_sizes)
+            schemas.append(parse_schema(columns, path, bytes_dtype=bytes_dtype))
         schema_indexes.append(numbers[key])
     return StreamIndex(
         directory=directory,
@@ -151,7 +151,7 @@ def read_index(directory: str, bytes_dtype: str) -> StreamIndex:
         zip_bytes=np.array([e.zip_data.bytes if e.zip_data else 0 for e in index.shards], np.uint64),
         schemas=schemas,
         schema_indexes=np.array(schema_indexes, np.uint32),
-        tokens=_tokens(index, content, path, [schemas[i] for i in schema_indexes]),
+        tokens=_tokens(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype),
         frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
     )
 
@@ -191,7 +191,9 @@ def _check_entry(entry: _Entry, what: str, directory: str) -> None:
         )
 
 
-def _tokens(index: _Index, content: bytes, path: str, schemas: list[Schema]) -> npt.NDArray[np.uint64] | None:
+def _tokens(
+    index: _Index, content: bytes, path: str, schemas: list[Schema], bytes_dtype: str
+) -> npt.NDArray[np.uint64] | None:
     """Exact tokens of each shard: from the index, from stoker.json, or from the shards' bytes."""
     totals, where = index.stoker, f"the `stoker` object of {path}"
     if totals is None:
@@ -201,6 +203,11 @@ def _tokens(index: _Index, content: bytes, path: str, schemas: list[Schema]) -> 
                 totals = _decode(file.read(), Totals, where)
         except FileNotFoundError:
             return _tokens_from_bytes(index.shards, schemas)
+        if any(schema.reads_bytes for schema in schemas) and totals.bytes_dtype != bytes_dtype:
+            raise ValueError(
+                f"{where} was counted for bytes_dtype {totals.bytes_dtype}, but the stream is read with {bytes_dtype}: "
+                "give the right one to both."
+            )
         if totals.index_sha256 != hashlib.sha256(content).hexdigest():
             raise ValueError(f"{where} was counted for another {path}: run `stoker index` on the directory again.")
     lists = (totals.tokens, totals.loss_tokens, totals.longest_sample)

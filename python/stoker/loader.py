@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from stoker import _core
 from stoker.batches import BatchMemory, make_memory
 from stoker.dataset import TokenDataset
-from stoker.epochs import Epochs
+from stoker.epochs import Epochs, Place
 from stoker.errors import LoaderClosedError
-from stoker.options import Options, default_cache_dir
+from stoker.options import Options, check_index, default_cache_dir
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
 from stoker.stream import Stream
@@ -72,7 +72,7 @@ class DataLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 2,
-        prefetch_factor: int = 4,
+        prefetch_factor: int | None = None,
         drop_last: bool = True,
         dtype: Any = "int64",
         pad_id: int = 0,
@@ -108,7 +108,7 @@ class DataLoader:
             world_size: Their number; batch_size * world_size rows make a global batch.
             num_workers: Threads that fill batches. 0: filled in `next()`. 2 keep up with most trainers; more help where
                 shards are compressed.
-            prefetch_factor: Batches that are filled ahead.
+            prefetch_factor: Batches that are filled ahead. Default: 4; without workers there are none.
             drop_last: True: rows that don't fill the last global batch of an epoch come first in the next. False: the
                 last batch is filled up with rows of padding.
             dtype: "int64" or "int32", or torch's or numpy's type of that name.
@@ -129,8 +129,9 @@ class DataLoader:
         Raises:
             FileNotFoundError: A stream has no index.json.
             ValueError: An argument breaks its rule, or an index breaks its format.
+            TypeError: `streams` holds something else than Stream.
         """
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         options = Options(
             seq_len=seq_len,
             batch_size=batch_size,
@@ -144,7 +145,7 @@ class DataLoader:
             rank=rank,
             world_size=world_size,
             num_workers=num_workers,
-            prefetch_factor=prefetch_factor,
+            prefetch_factor=4 if prefetch_factor is None else prefetch_factor,
             drop_last=drop_last,
             dtype=getattr(dtype, "__name__", str(dtype)).removeprefix("torch."),
             pad_id=pad_id,
@@ -159,89 +160,67 @@ class DataLoader:
             cache_memory=parse_bytes(cache_memory),
             cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
         )
-        self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else streams, options)
+        self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else list(streams), options)
         self._lanes_given = lanes is not None
         self._set_options(options)
+        self._place = Place()
+        self._iteration = 0  # the one that is alive
+        self._last: tuple[int, _core.BatchInfo] | None = None  # epoch and counts of the last batch received
         self._meter = Meter(len(self.dataset.counts))
+        self._memory: BatchMemory | None = None
         self._engine: _core.Engine | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
-        self._iteration = 0  # the one that is alive
-        self._last: tuple[int, _core.BatchInfo] | None = None  # epoch and counts of the last batch received
-        self._memory: BatchMemory | None = None
-        # After the last batch received. `iter` goes on from here, or leaves an epoch that it has begun for the next.
-        self._epoch = 0
-        self._row = 0
-        self._has_begun = False
 
-    def _set_options(self, options: Options) -> None:
+    def _set_options(self, options: Options, phase: int = 0) -> None:
         self._options = options
-        self._order = _core.Order(
-            names=self.dataset.names,
-            sizes=self.dataset.sizes,
-            counts=self.dataset.counts,
-            seed=options.seed,
-            lanes=options.lanes,
-            global_batch=options.global_batch,
-            unit=options.unit,
-            drop_last=options.drop_last,
-            shuffle=options.shuffle,
-            shuffle_block=options.shuffle_block,
-        )
+        self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last, phase)
+        self._order = self.dataset.make_order(options)
         self._layout = _core.Layout(options.layout, options.seq_len, options.overflow)
-        self._epochs = Epochs(sum(self.dataset.counts), options.global_batch, options.drop_last)
 
     # ------------------------------------------------------------ iteration
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Begins the next epoch, or goes on where a loaded state stands. Earlier iterators end.
 
+        Returns:
+            An iterator over the batches of the epoch; see there for what it raises.
+
         Raises:
-            LoaderClosedError: The loader is closed.
+            LoaderClosedError: The loader is closed, or was started in another process.
         """
         self._check_open()
-        if self._has_begun:
-            self._epoch, self._row, self._has_begun = self._epoch + 1, self._epochs.begin(self._epoch + 1), False
-        elif self._row >= self._epochs.end(self._epoch, self._row):  # a state saved after an epoch's last batch
-            self._epoch += 1
+        self._place.begin(self._epochs)
         self._iteration += 1
-        return _EpochIterator(self, self._iteration, self._epochs.end(self._epoch, self._row))
+        return _EpochIterator(self, self._iteration)
 
     def __len__(self) -> int:
         """Batches of the epoch that is being iterated, or else of the one that `iter` will give."""
-        return self._epochs.num_batches(self._epoch)
+        return self._epochs.num_batches(self._place.epoch)
 
-    def _next(self, iteration: int, end_row: int) -> dict[str, Any]:
-        self._check_open()
-        if iteration != self._iteration:
-            raise RuntimeError("this iterator has ended, since a newer one was taken from the loader.")
-        if self._row >= end_row:
-            if self._has_begun:
-                self._epoch, self._has_begun = self._epoch + 1, False
-            raise StopIteration
+    def _take(self) -> tuple[dict[str, Any], _core.BatchInfo]:
+        """The batch at the place where the loader stands. Changes nothing but the engine, which is started anew where
+        it does not stand there: at first, after a jump, and after an exception between taking a batch and handing it
+        over."""
         self._meter.start()
-        engine, memory = self._running_engine()
-        buffer, info = engine.next(self._options.timeout)
-        self._meter.stop()
-        self._row = self._engine_row = info.end_row
-        self._has_begun = True
-        self._last = self._epoch, info
-        engine.submit(*memory.take())
-        return dict(zip(self._options.fields, memory.arrays(buffer), strict=True))
-
-    def _running_engine(self) -> tuple[_core.Engine, BatchMemory]:
-        """The engine whose next batch begins at the row where the loader stands, started if need be."""
-        if self._engine is not None and self._memory is not None and self._engine_row == self._row:
-            return self._engine, self._memory
-        self._stop_engine()
         options = self._options
         in_flight = options.prefetch_factor if options.num_workers > 0 else 1
-        self._memory = self._memory or make_memory(
+        memory = self._memory = self._memory or make_memory(
             (len(options.fields), options.batch_size, options.seq_len),
             options.dtype,
             max_kept=in_flight + 2,  # one that the trainer works on, one that it has just let go
             pin_memory=options.pin_memory,
         )
-        self._engine = _core.Engine(
+        if self._engine is None or self._engine.next_row != self._place.row:
+            self._start_engine(memory, in_flight)
+        assert self._engine is not None
+        buffer, info = self._engine.next(options.timeout, *memory.take())
+        self._meter.stop()
+        return dict(zip(options.fields, memory.arrays(buffer), strict=True)), info
+
+    def _start_engine(self, memory: BatchMemory, in_flight: int) -> None:
+        self._stop_engine()
+        options = self._options
+        engine = _core.Engine(
             store=self.dataset.store,
             order=self._order,
             layout=self._layout,
@@ -258,27 +237,25 @@ class DataLoader:
             ),
             rank=options.rank,
             world_size=options.world_size,
-            first_row=self._row,
+            first_row=self._place.row,
             num_workers=options.num_workers,
         )
-        self._engine_row = self._row
-        self._finalizer = weakref.finalize(self, self._engine.close)
         for _ in range(in_flight):
-            self._engine.submit(*self._memory.take())
-        return self._engine, self._memory
+            engine.submit(*memory.take())
+        self._finalizer = weakref.finalize(self, engine.close)
+        self._engine = engine
 
     def _stop_engine(self) -> None:
-        if self._engine is None or self._finalizer is None:
-            return
-        self._finalizer()
-        self._meter.add(self._engine.progress())
-        self._engine = None
+        engine, self._engine = self._engine, None
+        if engine is not None and self._finalizer is not None:
+            self._finalizer()
+            self._meter.add(engine.progress())
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch received, JSON-able, a few hundred bytes a stream. Batches filled ahead are
         not part of it. The same on every rank."""
-        return make_state(self._specification(), self._epoch, self._row)
+        return make_state(self._specification(), self._place.epoch, self._place.row)
 
     def load_state_dict(self, state: Mapping[str, Any], *, on_change: str = "error") -> None:
         """Goes on from a state at the next `iter`, on any rank and any world size.
@@ -289,35 +266,34 @@ class DataLoader:
                 size.
 
         Raises:
-            StateMismatchError: The state is of other data, another specification or another version.
+            StateMismatchError: The state is of other data, another specification or another version, or is damaged.
             ValueError: `on_change` is neither "error" nor "adapt".
-            LoaderClosedError: The loader is closed.
+            LoaderClosedError: The loader is closed, or was started in another process.
         """
         self._check_open()
         if on_change not in ("error", "adapt"):
             raise ValueError(f"on_change is {on_change!r}: it must be 'error' or 'adapt'.")
         ours = self._specification()
-        lanes = saved_lanes(state)
-        if not self._lanes_given and lanes is not None:
-            ours["lanes"] = lanes
-        self._epoch, self._row = check_state(state, ours, adapt=on_change == "adapt")
-        self._has_begun = False
+        if not self._lanes_given:
+            ours["lanes"] = saved_lanes(state) or ours["lanes"]
+        epoch, row = check_state(state, ours, len(self.dataset), adapt=on_change == "adapt")
+        self._stop_engine()
+        phase = row % self._options.global_batch if self._options.drop_last else 0
+        self._set_options(replace(self._options, lanes=ours["lanes"]), phase)
+        self._place.go_to(epoch, row, self._epochs)
         self._iteration += 1
         self._last = None
-        self._stop_engine()
-        if ours["lanes"] != self._options.lanes:
-            self._set_options(replace(self._options, lanes=ours["lanes"]))
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes the next `iter` give this epoch from its beginning, or, where a loaded state stands in it, from there.
+        """Makes the next `iter` give this epoch from its beginning, or, where `iter` would go on in it after a state
+        was loaded, from there.
 
         Raises:
-            ValueError: `epoch` is negative.
+            ValueError: `epoch` is not a whole number from 0 to 2^40 / rows an epoch.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch is {epoch}: it must be at least 0.")
-        if self._has_begun or epoch != self._epoch:
-            self._epoch, self._row, self._has_begun = epoch, self._epochs.begin(epoch), False
+        epoch = check_index("epoch", epoch, 0, (1 << 40) // len(self.dataset))
+        if not self._place.goes_on or epoch != self._place.epoch:
+            self._place.go_to(epoch, self._epochs.begin(epoch), self._epochs)
             self._iteration += 1
 
     def _specification(self) -> dict[str, Any]:
@@ -326,15 +302,14 @@ class DataLoader:
     # ------------------------------------------------------------ looking
     def order(self, batch: int) -> list[list[Segment]]:
         """The rows of global batch `batch` = 0, 1, 2, ..., batches counted from row 0: which tokens of which samples
-        each holds. An empty list is a row of padding. Row i is of rank i mod world_size. Reads the heads of shards, no
-        tokens.
+        each holds. An empty list is a row of padding. Row i is of rank i mod world_size. Reads the heads of shards;
+        where a shard has other columns of varying size, the lengths that stand in its body.
 
         Raises:
-            ValueError: `batch` is negative.
+            ValueError: `batch` is not a whole number from 0 on, or a sample is too long and `overflow` is "error".
             CorruptShardError, OSError: A shard that the batch needs can't be opened.
         """
-        if batch < 0:
-            raise ValueError(f"batch is {batch}: it must be at least 0.")
+        batch = check_index("batch", batch, 0, (1 << 40) // self._options.global_batch)
         first_row = batch * self._options.global_batch
         segments, ends = _core.plan_rows(self.dataset.store, self._order, self._layout, first_row)
         names = self.dataset.names
@@ -367,9 +342,9 @@ class DataLoader:
             `plan_s`, `load_s` (decompressing) and `fill_s` of the threads together; and of each of `streams` its
             `asked` and `achieved` share of units, `units`, `tokens`, `truncated_tokens`, `truncated_samples`.
         """
-        asked = [count / sum(self.dataset.counts) for count in self.dataset.counts]
+        asked = [count / len(self.dataset) for count in self.dataset.counts]
         running = None if self._engine is None else self._engine.progress()
-        return self._meter.report(self.dataset.names, asked, self._batch_tokens, running)
+        return self._meter.report(self.dataset.names, asked, batch_tokens=self._batch_tokens, running=running)
 
     @property
     def _batch_tokens(self) -> int:
@@ -391,6 +366,16 @@ class DataLoader:
         return self._options.num_workers
 
     @property
+    def prefetch_factor(self) -> int:
+        """Batches that are filled ahead."""
+        return self._options.prefetch_factor
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a batch is waited for at most; 0: for as long as it takes."""
+        return self._options.timeout
+
+    @property
     def pin_memory(self) -> bool:
         """Whether page-locked memory was asked for."""
         return self._options.pin_memory
@@ -410,25 +395,64 @@ class DataLoader:
     def _check_open(self) -> None:
         if self._is_closed:
             raise LoaderClosedError("the loader is closed: make a new one, and give it the state of this one to go on.")
+        if self._engine is not None:
+            self._engine.check_process()
 
     def __getstate__(self) -> dict[str, Any]:
         if self._engine is not None:
             raise TypeError("a loader that has started can't be pickled: pickle it before its first batch is taken.")
-        return {"arguments": self._arguments, "place": (self._options.lanes, self._epoch, self._row, self._has_begun)}
+        return {
+            "arguments": self._arguments,
+            "lanes": self._options.lanes,
+            "phase": self._epochs.phase,
+            "place": self._place,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["arguments"])  # type: ignore[misc]  # the files are read again where it is unpickled
-        lanes, self._epoch, self._row, self._has_begun = state["place"]
-        self._set_options(replace(self._options, lanes=lanes))
+        self._set_options(replace(self._options, lanes=state["lanes"]), state["phase"])
+        self._place = state["place"]
 
 
 class _EpochIterator(Iterator[dict[str, Any]]):
     """The batches of one epoch of a loader."""
 
-    def __init__(self, loader: DataLoader, iteration: int, end_row: int) -> None:
+    def __init__(self, loader: DataLoader, iteration: int) -> None:
         self._loader = loader
         self._iteration = iteration
-        self._end_row = end_row
+        self._is_over = False
 
     def __next__(self) -> dict[str, Any]:
-        return self._loader._next(self._iteration, self._end_row)
+        """The next batch.
+
+        Returns:
+            The `fields` asked for: (batch_size, seq_len) tensors on the CPU. See `DataLoader`.
+
+        Raises:
+            StopIteration: The epoch is over.
+            CorruptShardError: A shard of the batch breaks its format or has changed; the same at every later call.
+            OSError: A shard of the batch is missing or can't be read; the same at every later call.
+            ValueError: A sample is longer than seq_len and `overflow` is "error"; the same at every later call.
+            TimeoutError: No batch came within `timeout` seconds. A later call goes on waiting.
+            LoaderClosedError: The loader is closed, or was started in another process.
+            RuntimeError: `iter`, `set_epoch` or `load_state_dict` of the loader was called since.
+        """
+        loader, place = self._loader, self._loader._place
+        loader._check_open()
+        if self._is_over:
+            raise StopIteration
+        if self._iteration != loader._iteration:
+            raise RuntimeError(
+                "this iterator has ended: iter(), set_epoch() or load_state_dict() of its loader was called since."
+            )
+        if place.row >= loader._epochs.begin(place.epoch + 1):
+            place.go_to(place.epoch, place.row, loader._epochs)
+            self._is_over = True
+            raise StopIteration
+        batch, info = loader._take()
+        end_row = info.end_row
+        # From here on nothing can interrupt: Python looks for signals at calls and jumps only.
+        loader._last = place.epoch, info
+        place.goes_on = False
+        place.row = end_row
+        return batch

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids")
-_DTYPES = ("int64", "int32")
 _MAX_ROW_TOKENS = (1 << 31) - 1  # places in a row are counted in 32 bits
 
 
@@ -14,6 +15,21 @@ def default_cache_dir() -> str:
     """`$STOKER_CACHE`, else `stoker` in the user's cache home."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.environ.get("STOKER_CACHE") or os.path.join(home, "stoker")
+
+
+def check_index(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number of any integer type within [low, high].
+
+    Raises:
+        ValueError: It is not one.
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number <= high:
+        raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} to {high}.")
+    return number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +65,33 @@ class Options:
     pin_memory: bool
     timeout: float
     cache_memory: int
-    cache_dir: str = field(default_factory=default_cache_dir)
+    cache_dir: str
 
     def __post_init__(self) -> None:
-        self._check_range("seq_len", 1, _MAX_ROW_TOKENS)
-        self._check_range("batch_size", 1, (1 << 31) - 1)
-        self._check_range("seed", 0, (1 << 64) - 1)
-        self._check_range("shuffle_block", 1, (1 << 31) - 1)
-        self._check_range("world_size", 1, (1 << 31) - 1)
-        self._check_range("lanes", 1, (1 << 31) - 1)
-        self._check_range("rank", 0, self.world_size - 1)
-        self._check_range("num_workers", 0, 1024)
-        self._check_range("prefetch_factor", 1, 1 << 16)
+        self._check_index("seq_len", 1, _MAX_ROW_TOKENS)
+        self._check_index("batch_size", 1, (1 << 31) - 1)
+        self._check_index("seed", 0, (1 << 64) - 1)
+        self._check_index("shuffle_block", 1, (1 << 31) - 1)
+        self._check_index("world_size", 1, (1 << 31) - 1)
+        self._check_index("lanes", 1, (1 << 31) - 1)
+        self._check_index("rank", 0, self.world_size - 1)
+        self._check_index("num_workers", 0, 1024)
+        self._check_index("prefetch_factor", 1, 1 << 16)
         self._check_name("layout", ("pad", "concat"))
         self._check_name("padding_side", ("right", "left"))
         self._check_name("overflow", ("truncate", "error"))
         self._check_name("documents", ("samples", "eos", "bos"))
-        self._check_name("dtype", _DTYPES)
-        if not self.timeout >= 0:
+        self._check_name("dtype", ("int64", "int32"))
+        for name in ("shuffle", "drop_last", "pin_memory"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}: it must be True or False.")
+        if not isinstance(self.timeout, (int, float)) or not 0 <= self.timeout < float("inf"):
             raise ValueError(f"timeout is {self.timeout!r}: it is in seconds, and 0 means none.")
-        if self.vocab_size is not None:
-            self._check_range("vocab_size", 1, (1 << 63) - 1)
         limit = 1 << (31 if self.dtype == "int32" else 63)
-        self._check_range("pad_id", -limit, limit - 1)
+        self._check_index("pad_id", -limit, limit - 1)
+        for name, low in (("vocab_size", 1), ("eos_token_id", 0), ("bos_token_id", 0)):
+            if getattr(self, name) is not None:
+                self._check_index(name, low, (1 << 63) - 1)
         unknown = [f for f in self.fields if f not in FIELDS]
         if unknown or len(set(self.fields)) < len(self.fields) or "input_ids" not in self.fields:
             raise ValueError(
@@ -96,10 +116,8 @@ class Options:
         """Things (samples or tokens) that one unit of the order is."""
         return self.seq_len if self.layout == "concat" else 1
 
-    def _check_range(self, name: str, low: int, high: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} to {high}.")
+    def _check_index(self, name: str, low: int, high: int) -> None:
+        object.__setattr__(self, name, check_index(name, getattr(self, name), low, high))
 
     def _check_name(self, name: str, known: tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -23,6 +23,7 @@ class Schema:
         overhead_bytes: Bytes of a sample that are not token values, where the encodings alone tell them and
             `token_bytes`; else None.
         token_bytes: Bytes a token over all columns.
+        reads_bytes: Whether a token column is `bytes`, whose integer type the index does not tell.
     """
 
     columns: list[_core.Column]
@@ -30,21 +31,21 @@ class Schema:
     fixed_tokens: int | None
     overhead_bytes: int | None
     token_bytes: int
+    reads_bytes: bool
 
 
-def parse_schema(
-    names: list[str], encodings: list[str], sizes: list[int | None], bytes_dtype: str, where: str
-) -> Schema:
+def parse_schema(columns: tuple[list[str], list[str], list[int | None]], where: str, *, bytes_dtype: str) -> Schema:
     """Reads the column lists of a shard's index entry.
 
     Args:
-        names, encodings, sizes: Parallel lists, as in index.json.
-        bytes_dtype: Integer type of columns whose encoding is `bytes`.
+        columns: Names, encodings and sizes: parallel lists, as in index.json.
         where: The path of the index, for errors.
+        bytes_dtype: Integer type of columns whose encoding is `bytes`.
 
     Raises:
         ValueError: No column holds tokens, or one has an encoding that can't.
     """
+    names, encodings, sizes = columns
     if not len(names) == len(encodings) == len(sizes):
         raise ValueError(f"{where} lists {len(names)} column names, {len(encodings)} encodings and {len(sizes)} sizes.")
     tokens = next((name for name in TOKEN_COLUMNS if name in names), None)
@@ -54,7 +55,7 @@ def parse_schema(
             "shards. Tokenize the data set first."
         )
     labels = "labels" if tokens == "input_ids" and "labels" in names else None
-    columns: list[_core.Column] = []
+    for_core: list[_core.Column] = []
     fixed_tokens: int | None = None
     overhead: int | None = 0
     token_bytes = 0
@@ -62,11 +63,11 @@ def parse_schema(
         fixed_size = size or 0  # the format treats 0 as variable
         role = "tokens" if name == tokens else "labels" if name == labels else "other"
         if role == "other":
-            columns.append(_core.Column(role, "opaque", None, fixed_size))
+            for_core.append(_core.Column(role, "opaque", None, fixed_size))
             overhead = None if overhead is None or not fixed_size else overhead + fixed_size
             continue
-        how, dtype = _token_encoding(name, encoding, fixed_size, bytes_dtype, where)
-        columns.append(_core.Column(role, how, dtype, fixed_size))
+        how, dtype = _token_encoding(name, encoding, fixed_size, where=where, bytes_dtype=bytes_dtype)
+        for_core.append(_core.Column(role, how, dtype, fixed_size))
         if how == "static_array":
             assert dtype is not None
             if role == "tokens":
@@ -77,10 +78,19 @@ def parse_schema(
             token_bytes += np.dtype(dtype).itemsize
         else:
             overhead = None
-    return Schema(columns, "text" if labels is None else "finetuning", fixed_tokens, overhead, token_bytes)
+    return Schema(
+        columns=for_core,
+        kind="text" if labels is None else "finetuning",
+        fixed_tokens=fixed_tokens,
+        overhead_bytes=overhead,
+        token_bytes=token_bytes,
+        reads_bytes=any(e == "bytes" for n, e in zip(names, encodings, strict=True) if n in (tokens, labels)),
+    )
 
 
-def _token_encoding(name: str, encoding: str, fixed_size: int, bytes_dtype: str, where: str) -> tuple[str, str | None]:
+def _token_encoding(
+    name: str, encoding: str, fixed_size: int, *, where: str, bytes_dtype: str
+) -> tuple[str, str | None]:
     """How the core reads a token column: its kind of encoding and its integer type, if that is known."""
     base, _, rest = encoding.partition(":")
     dtype, _, shape = rest.partition(":")

@@ -6,7 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from stoker.dataset import TokenDataset
+from stoker.epochs import Epochs
 from stoker.errors import StateMismatchError
 from stoker.options import Options
 
@@ -15,8 +19,11 @@ ORDER_VERSION = 1  # of tests/model/order.py
 
 
 def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
-    """Everything that the order of global rows depends on, and G, as a JSON-able dict."""
-    sizes = zip(dataset.names, dataset.sizes, strict=True)
+    """Everything that the order of global rows depends on, and G, as a JSON-able dict.
+
+    `samples` and `tokens` are those of each stream with a digest of their numbers a shard; tokens are None where the
+    index files do not tell them.
+    """
     return {
         "layout": options.layout,
         "seq_len": options.seq_len,
@@ -28,15 +35,19 @@ def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
         "global_batch": options.global_batch,
         "streams": {
             name: {
-                "shards": len(of_shards),
-                "total": int(of_shards.sum()),
-                "sizes": hashlib.blake2b(of_shards.astype("<u8").tobytes(), digest_size=8).hexdigest(),
+                "samples": _totals(index.samples),
+                "tokens": None if index.tokens is None else _totals(index.tokens),
             }
-            for name, of_shards in sizes
+            for name, index in zip(dataset.names, dataset.indexes, strict=True)
         },
         # (first global row, units an epoch of each stream): one entry as long as a run's weights can't change.
         "weights": [[0, dict(zip(dataset.names, dataset.counts, strict=True))]],
     }
+
+
+def _totals(of_shards: npt.NDArray[Any]) -> list[Any]:
+    digest = hashlib.blake2b(of_shards.astype("<u8").tobytes(), digest_size=8).hexdigest()
+    return [int(of_shards.sum(dtype=np.uint64)), len(of_shards), digest]
 
 
 def make_state(spec: dict[str, Any], epoch: int, rows: int) -> dict[str, Any]:
@@ -52,47 +63,71 @@ def make_state(spec: dict[str, Any], epoch: int, rows: int) -> dict[str, Any]:
 
 def saved_lanes(state: Mapping[str, Any]) -> int | None:
     """The lanes of the run that a state is of, if it tells."""
-    spec = state.get("specification")
+    spec = state.get("specification") if isinstance(state, Mapping) else None
     lanes = spec.get("lanes") if isinstance(spec, Mapping) else None
     return lanes if isinstance(lanes, int) and 1 <= lanes < 1 << 31 else None
 
 
-def check_state(state: Mapping[str, Any], ours: dict[str, Any], *, adapt: bool) -> tuple[int, int]:
+def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, adapt: bool) -> tuple[int, int]:
     """Checks that a state fits a loader.
 
     Args:
         state: What `state_dict` gave, maybe through JSON.
         ours: The specification of the loader that it is loaded into.
+        units: Rows an epoch of that loader.
         adapt: Accept another global batch.
 
     Returns:
         Epoch and global rows delivered.
 
     Raises:
-        StateMismatchError: The state is of another version, or what was delivered under it is not what this loader
-            would have delivered; the message names each difference with both values.
+        StateMismatchError: The state is of another version or damaged, or what was delivered under it is not what this
+            loader would have delivered; the message names each difference with both values.
     """
+    if not isinstance(state, Mapping):
+        raise StateMismatchError(f"{state!r} is not a state: give what state_dict() returned.")
     versions = (state.get("version"), state.get("order_version"))
     if versions != (STATE_VERSION, ORDER_VERSION):
         raise StateMismatchError(
             f"the state is of version {versions[0]} and order version {versions[1]}; this stoker reads "
             f"{STATE_VERSION} and {ORDER_VERSION}. Resume with the version that saved it."
         )
-    try:
-        theirs = dict(state["specification"])
-        epoch, rows = int(state["epoch"]), int(state["rows"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StateMismatchError(f"the state is damaged: {error!r}. Load another checkpoint.") from None
-    if epoch < 0 or rows < 0:
-        raise StateMismatchError(f"the state is damaged: epoch {epoch}, rows {rows}. Load another checkpoint.")
-    differences = []
-    for name in ours:
-        if theirs.get(name) == ours[name] or (name == "global_batch" and adapt and ours["drop_last"]):
-            continue
-        differences.append(_difference(name, theirs.get(name), ours[name]))
+    theirs = state.get("specification")
+    if not isinstance(theirs, Mapping):
+        raise StateMismatchError("the state is damaged: it has no specification. Load another checkpoint.")
+    differences = [
+        _difference(name, theirs.get(name), ours[name]) for name in ours if not _same(name, theirs, ours, adapt)
+    ]
     if differences:
-        raise StateMismatchError("the state was saved by another loader: " + "; ".join(differences) + ".")
-    return epoch, rows
+        raise StateMismatchError(
+            "the state was saved by another loader: "
+            + "; ".join(differences)
+            + ". Give this loader what that one had, or start anew without the state."
+        )
+    epoch, rows = state.get("epoch"), state.get("rows")
+    if not _stands(epoch, rows, theirs["global_batch"], units, ours["drop_last"]):
+        raise StateMismatchError(
+            f"the state is damaged: no batch of epoch {epoch!r} ends before row {rows!r}. Load another checkpoint."
+        )
+    return epoch, rows  # type: ignore[return-value]  # checked by _stands
+
+
+def _stands(epoch: Any, rows: Any, global_batch: int, units: int, drop_last: bool) -> bool:
+    """Whether a loader can stand there."""
+    if not (isinstance(epoch, int) and isinstance(rows, int) and 0 <= epoch < 1 << 40 and 0 <= rows < 1 << 60):
+        return False
+    if drop_last and global_batch > units:
+        return False
+    phase = rows % global_batch if drop_last else 0
+    return Epochs(units, global_batch, drop_last, phase).contains(epoch, rows)
+
+
+def _same(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], adapt: bool) -> bool:
+    if name == "global_batch" and adapt and ours["drop_last"]:
+        return isinstance(theirs.get(name), int) and theirs[name] > 0
+    if name == "streams" and isinstance(theirs.get(name), Mapping) and set(theirs[name]) == set(ours[name]):
+        return all(not _stream_difference(theirs[name][s], ours[name][s]) for s in ours[name])
+    return bool(theirs.get(name) == ours[name])
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:
@@ -105,15 +140,26 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
     if name == "streams" and isinstance(theirs, Mapping):
         lines = []
         for stream in sorted({*theirs, *ours}):
-            if theirs.get(stream) != ours.get(stream):
-                lines.append(f"stream {stream!r} was {_sizes(theirs.get(stream))} and is {_sizes(ours.get(stream))}")
+            if stream not in theirs or stream not in ours:
+                lines.append(f"stream {stream!r} is {'new' if stream in ours else 'not there any more'}")
+            elif what := _stream_difference(theirs[stream], ours[stream]):
+                lines.append(f"stream {stream!r} had {what}")
         return ", ".join(lines)
     if name == "weights":
         return f"units an epoch were {theirs and theirs[-1][-1]} and are {ours[-1][-1]}"
     return f"{name} was {theirs!r} and is {ours!r}"
 
 
-def _sizes(stream: Mapping[str, Any] | None) -> str:
-    if stream is None:
-        return "absent"
-    return f"{stream.get('total')} in {stream.get('shards')} shards (sizes {stream.get('sizes')})"
+def _stream_difference(theirs: Any, ours: Mapping[str, Any]) -> str:
+    """In words, or "" where there is none. Tokens are compared where both know them."""
+    for what in ("samples", "tokens"):
+        was = theirs.get(what) if isinstance(theirs, Mapping) else None
+        if was != ours[what] and (what == "samples" or None not in (was, ours[what])):
+            return f"{_shown(was)} {what} and has {_shown(ours[what])}"
+    return ""
+
+
+def _shown(totals: Any) -> str:
+    if not isinstance(totals, list) or len(totals) != 3:
+        return f"{totals!r}"
+    return f"{totals[0]:,} in {totals[1]:,} shards (digest {totals[2]})"

@@ -44,13 +44,13 @@ class Meter:
             self._seconds[name] += getattr(progress, name)
 
     def report(
-        self, names: list[str], asked: list[float], batch_tokens: int, running: _core.Progress | None
+        self, names: list[str], asked: list[float], *, batch_tokens: int, running: _core.Progress | None
     ) -> dict[str, Any]:
         """See `DataLoader.stats`. `running` is the progress of the engine that is not closed."""
         num_batches = self._num_batches + (running.num_batches if running else 0)
         counts = {n: self._counts[n] + (getattr(running, n) if running else np.uint64(0)) for n in _COUNTS}
         seconds = {n: self._seconds[n] + (getattr(running, n) if running else 0.0) for n in _SECONDS}
-        elapsed = 0.0 if self._begin is None else self._end - self._begin
+        elapsed = 0.0 if self._begin is None else max(0.0, self._end - self._begin)
         tokens, units = int(counts["tokens"].sum()), int(counts["units"].sum())
         return {
             "batches": num_batches,

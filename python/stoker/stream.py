@@ -6,7 +6,12 @@ import math
 import os
 from dataclasses import dataclass
 
+import numpy as np
+
+from stoker.schema import INTEGER_TYPES
+
 _WEIGHTS = ("proportion", "repeat", "choose")
+_MAX_UNITS = 1 << 40  # of an epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +21,7 @@ class Stream:
     At most one of `proportion`, `repeat` and `choose` may be given; without any, each sample comes once an epoch.
 
     Attributes:
-        local: The directory with `index.json`.
+        local: The directory with `index.json`. Made absolute, so that it means the same wherever it is used.
         name: Unique among the streams of a loader; part of the order's keys, so that the same name gives the same
             shuffle wherever the data lies. Default: the directory's own name.
         split: A sub-directory of `local` to read instead, such as "train".
@@ -26,11 +31,12 @@ class Stream:
         bytes_dtype: Integer type of token columns whose encoding is `bytes`, which does not tell it.
 
     Raises:
-        ValueError: More than one weight is given, or one is negative, infinite or NaN.
+        ValueError: More than one weight is given, one is not a number of at least 0, `bytes_dtype` is no integer type,
+            or the directory's or stream's name is not UTF-8.
     """
 
     local: str | os.PathLike[str]
-    name: str = ""
+    name: str | None = None
     split: str | None = None
     proportion: float | None = None
     repeat: float | None = None
@@ -38,18 +44,37 @@ class Stream:
     bytes_dtype: str = "int64"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "local", os.fspath(self.local))
-        if not self.name:
-            object.__setattr__(self, "name", os.path.basename(os.path.abspath(self.local)))
+        local = os.path.abspath(os.fspath(self.local))
+        if not isinstance(local, str):
+            raise ValueError(f"local is {self.local!r}: give the directory as str or Path.")
+        object.__setattr__(self, "local", local)
+        object.__setattr__(self, "name", self.name or os.path.basename(local))
+        for text in (self.name, self.directory):
+            try:
+                str(text).encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"{text!r} is not UTF-8: rename the directory, or link to it by another name."
+                ) from None
         given = [w for w in _WEIGHTS if getattr(self, w) is not None]
         if len(given) > 1:
             raise ValueError(f"stream {self.name!r} has {' and '.join(given)}: give at most one of them.")
         for weight in given:
             value = getattr(self, weight)
-            if not (math.isfinite(value) and value >= 0):
+            if not isinstance(value, (int, float, np.number)) or not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"stream {self.name!r} has {weight}={value!r}: it must be a number of at least 0.")
-        if self.choose is not None and self.choose != int(self.choose):
-            raise ValueError(f"stream {self.name!r} has choose={self.choose!r}: it must be a whole number.")
+        if self.choose is not None and (self.choose != int(self.choose) or self.choose >= _MAX_UNITS):
+            raise ValueError(f"stream {self.name!r} has choose={self.choose!r}: it must be a whole number below 2^40.")
+        try:
+            dtype = np.dtype(self.bytes_dtype).name
+        except TypeError:
+            dtype = ""
+        if dtype not in INTEGER_TYPES:
+            raise ValueError(
+                f"stream {self.name!r} has bytes_dtype={self.bytes_dtype!r}: it must be one of "
+                f"{', '.join(INTEGER_TYPES)}."
+            )
+        object.__setattr__(self, "bytes_dtype", dtype)
 
     @property
     def directory(self) -> str:

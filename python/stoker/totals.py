@@ -31,12 +31,18 @@ def count_tokens(directory: str | os.PathLike[str], *, bytes_dtype: str = "int64
     index = read_index(directory, bytes_dtype)
     if any(schema.kind != "text" for schema in index.schemas):
         raise ValueError(f"{index_path(directory)} has labels: only text streams can be counted.")
-    store = _core.ShardStore([stream_files("", index, "")], 0)
+    store = _core.ShardStore([stream_files(directory, index)], 0)
     tokens, longest = [], []
     for shard, samples in enumerate(index.samples):
         total, longest_sample = store.totals(0, shard) if samples else (0, 0)
         tokens.append(total)
         longest.append(longest_sample)
-    totals = Totals(tokens=tokens, loss_tokens=tokens, longest_sample=longest, index_sha256=index.sha256)
+    totals = Totals(
+        tokens=tokens,
+        loss_tokens=tokens,
+        longest_sample=longest,
+        index_sha256=index.sha256,
+        bytes_dtype=bytes_dtype,
+    )
     write_atomically(os.path.join(directory, TOTALS_FILE), msgspec.json.encode(totals))
     return totals

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 _BYTES = {"b": 1, "kb": 1 << 10, "mb": 1 << 20, "gb": 1 << 30, "tb": 1 << 40, "pb": 1 << 50}
 _COUNTS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 
@@ -25,7 +28,7 @@ def parse_count(value: int | str) -> int:
 
 
 def _parse(value: int | str, suffixes: dict[str, int], what: str) -> int:
-    number = value
+    number: Any = value
     if isinstance(value, str):
         digits = value.strip().lower().rstrip("abcdefghijklmnopqrstuvwxyz")
         suffix = value.strip().lower()[len(digits) :]
@@ -34,6 +37,10 @@ def _parse(value: int | str, suffixes: dict[str, int], what: str) -> int:
         except (KeyError, ValueError, OverflowError):
             known = ", ".join(suffixes)
             raise ValueError(f"{value!r} is not {what}: write a number with one of the suffixes {known}.") from None
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+    try:
+        number = operator.index(number)
+    except TypeError:
+        number = -1
+    if number < 0:
         raise ValueError(f"{value!r} is not {what}: it must be a whole number of at least 0.")
-    return number
+    return int(number)

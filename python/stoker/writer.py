@@ -59,7 +59,8 @@ class MDSWriter:
             keep_local: Accepted for compatibility; what is written locally stays.
             compression: None, or "zstd" with a level of 1 to 22 behind a colon, such as "zstd:7". Default level 3.
             hashes: Names of hashes, sorted, to put into the index for each file.
-            size_limit: Bytes a shard at most, such as 1 << 26 or "64mb". A larger sample gets a shard of its own.
+            size_limit: Bytes a shard at most, such as 1 << 26 or "64mb"; None or 0: 4 GiB. A larger sample gets a
+                shard of its own.
             exist_ok: Remove what the directory holds.
             **kwargs: `progress_bar`, `max_workers` and `retry` are accepted for compatibility and mean nothing here.
 
@@ -67,6 +68,8 @@ class MDSWriter:
             FileExistsError: `out` holds something and `exist_ok` is False.
             TypeError: A column's encoding is not known.
             ValueError: Another argument breaks its rule.
+            ModuleNotFoundError: A hash needs xxhash, which is not installed.
+            OSError: The directory can't be made.
         """
         unknown = sorted(set(kwargs) - set(_IGNORED))
         if unknown:
@@ -79,10 +82,9 @@ class MDSWriter:
         if self._hashes != sorted(self._hashes):
             raise ValueError(f"Hashes must be unique and in sorted order. Found {self._hashes}.")
         self._hashers = {name: get_hash(name) for name in self._hashes}
-        self._size_limit = None if size_limit is None else parse_bytes(size_limit)
-        if self._size_limit is not None and not 0 < self._size_limit <= _MAX_SHARD_BYTES:
-            what = "must be less than 2**32" if self._size_limit else "must be greater than zero"
-            raise ValueError(f"`size_limit` {what}, instead, found as {self._size_limit}.")
+        self._size_limit = parse_bytes(size_limit) if size_limit else None
+        if self._size_limit is not None and self._size_limit > _MAX_SHARD_BYTES:
+            raise ValueError(f"`size_limit` must be less than 2**32, instead, found as {self._size_limit}.")
         _make_empty(self._directory, exist_ok)
 
         config = {
@@ -108,6 +110,8 @@ class MDSWriter:
         Raises:
             KeyError: A column is missing, or bytes given for a column of fixed size have another size.
             AttributeError, ValueError, OverflowError: A value does not suit its column's encoding.
+            ValueError: The writer is finished, or the shard would exceed 4 GiB.
+            OSError: A shard that is full can't be written.
         """
         if self._is_finished:
             raise ValueError("the writer is finished: make a new one for another directory.")
@@ -125,10 +129,13 @@ class MDSWriter:
         self._counter.add(sample)
 
     def finish(self) -> None:
-        """Writes the last shard and the index. Idempotent."""
+        """Writes the last shard and the index. Idempotent, and may be called again after an error.
+
+        Raises:
+            OSError: The directory can't be written to, or is full.
+        """
         if self._is_finished:
             return
-        self._is_finished = True
         if self._samples:
             self._flush()
         index: dict[str, Any] = {"shards": self._entries, "version": 2}
@@ -141,6 +148,7 @@ class MDSWriter:
                 "zstd_frame_bytes": None if self._level is None else ZSTD_FRAME_BYTES,
             }
         write_atomically(index_path(self._directory), json.dumps(index, sort_keys=True).encode())
+        self._is_finished = True
 
     def __enter__(self) -> MDSWriter:
         return self

@@ -29,32 +29,45 @@ class FaultGuardTest : public testing::Test {
 
 TEST_F(FaultGuardTest, ReadingAWholeFileRaisesNoFlag) {
   const MappedFile file{File(path_)};
-  const FaultGuard guard({file.bytes()});
+  const FaultGuard guard({&file});
   EXPECT_EQ(file.bytes().back(), std::byte{7});
-  EXPECT_EQ(guard.faulted(), FaultGuard::kNone);
+  EXPECT_EQ(guard.faulted(), nullptr);
 }
 
 TEST_F(FaultGuardTest, AFileCutWhileItIsMappedRaisesTheFlagOfItsMapping) {
   const MappedFile other{File(path_)};
   const MappedFile file{File(path_)};
   cut();
-  const FaultGuard guard({FaultGuard::Bytes{}, file.bytes()});
+  const FaultGuard guard({&other, &file});
   EXPECT_EQ(read(file, 0), std::byte{7});
-  EXPECT_EQ(guard.faulted(), FaultGuard::kNone);
+  EXPECT_EQ(guard.faulted(), nullptr);
   EXPECT_EQ(read(file, 2 * page_size_bytes()), std::byte{0});
-  EXPECT_EQ(guard.faulted(), 1U);
+  EXPECT_EQ(guard.faulted(), &file);
+  EXPECT_FALSE(other.faulted());
 }
 
-TEST_F(FaultGuardTest, EachThreadSeesItsOwnFaultsOnly) {
+TEST_F(FaultGuardTest, AThreadThatReadsWhatAnotherHasLostSeesTheFlag) {
   const MappedFile file{File(path_)};
   cut();
-  const FaultGuard guard({file.bytes()});
+  const FaultGuard guard({&file});
   std::thread([&] {
-    const FaultGuard inner({file.bytes()});
+    const FaultGuard inner({&file});
     EXPECT_EQ(read(file, page_size_bytes()), std::byte{0});
-    EXPECT_EQ(inner.faulted(), 0U);
+    EXPECT_EQ(inner.faulted(), &file);
   }).join();
-  EXPECT_EQ(guard.faulted(), FaultGuard::kNone);
+  EXPECT_EQ(read(file, page_size_bytes()), std::byte{0});  // zeros are there now: no fault
+  EXPECT_EQ(guard.faulted(), &file);
+}
+
+TEST_F(FaultGuardTest, AnInnerGuardLeavesTheOuterOneInForce) {
+  const MappedFile file{File(path_)};
+  cut();
+  const FaultGuard guard({&file});
+  {
+    const FaultGuard inner({});
+  }
+  read(file, page_size_bytes());
+  EXPECT_EQ(guard.faulted(), &file);
 }
 
 TEST_F(FaultGuardTest, AFaultOutsideOfTheGuardedRangesEndsTheProcess) {
@@ -65,10 +78,23 @@ TEST_F(FaultGuardTest, AFaultOutsideOfTheGuardedRangesEndsTheProcess) {
         const MappedFile file{File(path_)};
         const MappedFile guarded{File(path_)};
         cut();
-        const FaultGuard guard({guarded.bytes()});
+        const FaultGuard guard({&guarded});
         read(file, page_size_bytes());
       },
       testing::KilledBySignal(SIGBUS), "");
+}
+
+TEST_F(FaultGuardTest, AHandlerThatWasThereBeforeGetsTheFaultsOfOthers) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        std::signal(SIGBUS, [](int) { ::_exit(42); });
+        const MappedFile file{File(path_)};
+        cut();
+        const FaultGuard guard({});
+        read(file, page_size_bytes());
+      },
+      testing::ExitedWithCode(42), "");
 }
 
 }  // namespace

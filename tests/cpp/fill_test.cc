@@ -31,7 +31,7 @@ class FillTest : public testing::Test {
 
   BatchPlan plan(const std::vector<std::vector<Segment>>& rows) {
     BatchPlan plan(2);
-    plan.shards = {store_.get(0, 0), store_.get(1, 0)};
+    plan.shards = {store_.get({0, 0}), store_.get({1, 0})};
     for (const auto& row : rows) {
       for (const Segment& segment : row) {
         plan.rows.add(segment);
@@ -129,15 +129,40 @@ TEST_F(FillTest, ATokenBeyondTheVocabularyIsAnErrorThatNamesItsSample) {
     FAIL();
   } catch (const CorruptShardError& error) {
     EXPECT_EQ(error.sample, 0);
+    EXPECT_NE(std::string(error.what()).find("stream \"web\""), std::string::npos);
     EXPECT_NE(std::string(error.what()).find(std::to_string(largest)), std::string::npos);
   }
+}
+
+TEST_F(FillTest, ATokenThatTheTypeCannotHoldIsAnErrorWhateverTheVocabulary) {
+  StreamFiles files = write_stream(directory_, "wide", {{2}}, {});
+  files.schemas[0].columns[0].type = TokenType::kU32;  // two uint16 tokens read as one of 32 bits
+  files.schemas[0].columns[0].encoding = Column::Encoding::kBytes;
+  const std::string path = files.directory + "/" + files.shards[0].raw_basename;
+  Bytes bytes = read_file(path);
+  bytes.resize(bytes.size() - 2 - 4);  // the header and the values
+  for (const int byte : {0xFF, 0xFF, 0xFF, 0xFF}) bytes.push_back(std::byte(byte));
+  const auto size = static_cast<uint32_t>(bytes.size());
+  std::memcpy(bytes.data() + 8, &size, 4);
+  const uint32_t values = 4;
+  std::memcpy(bytes.data() + bytes.size() - 8, &values, 4);
+  write_file(path, bytes);
+  files.shards[0].raw_bytes = bytes.size();
+  ShardStore store({files, write_stream(directory_, "other", {{5}}, {})}, 0);
+  BatchPlan batch = plan({{{0, 0, 0, 0, 1}}});
+  batch.shards[0] = store.get({0, 0});
+  format_.integer = BatchFormat::Integer::kInt64;
+  EXPECT_EQ(fill(batch)[0][0][0], 4294967295);
+  format_.integer = BatchFormat::Integer::kInt32;
+  format_.vocab_size = uint64_t{1} << 33;
+  EXPECT_THROW(fill<int32_t>(batch), CorruptShardError);
 }
 
 TEST_F(FillTest, AShardThatIsCutWhileItIsOpenIsAnErrorAndItIsOpenedAnew) {
   const ShardLengths lengths(5, 4000);
   ShardStore store({write_stream(directory_, "big", {lengths}, {}), write_stream(directory_, "web", {{5}}, {})}, 0);
   BatchPlan batch = plan({{{0, 0, 4, 0, 8}}});
-  const std::shared_ptr<const Shard> shard = store.get(0, 0);
+  const std::shared_ptr<const Shard> shard = store.get({0, 0});
   batch.shards[0] = shard;
   std::filesystem::resize_file(shard->path(), 4096);
   try {
@@ -146,8 +171,8 @@ TEST_F(FillTest, AShardThatIsCutWhileItIsOpenIsAnErrorAndItIsOpenedAnew) {
   } catch (const CorruptShardError& error) {
     EXPECT_NE(std::string(error.what()).find("was cut"), std::string::npos) << error.what();
   }
-  EXPECT_TRUE(shard->is_broken());
-  EXPECT_THROW(store.get(0, 0), CorruptShardError);  // opened again: its size is wrong now
+  EXPECT_TRUE(shard->is_retired());
+  EXPECT_THROW(store.get({0, 0}), CorruptShardError);  // opened again: its size is wrong now
 }
 
 template <typename Token>

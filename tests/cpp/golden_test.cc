@@ -116,7 +116,7 @@ TEST(Golden, PhasesAreTheModels) {
   spec.finite = false;
   const Order order(spec);
   for (size_t i = 0; i < p["lane"].size(); ++i) {
-    const Stride stride = order.stride(p["lane"][i].get<uint32_t>(), 0);
+    const Stride stride = order.stride({p["lane"][i].get<uint32_t>(), 0});
     for (uint32_t s = 0; s < spec.streams.size(); ++s)
       EXPECT_EQ(static_cast<uint64_t>(stride.due_numerator(s, 0)), p["got"][i][s].get<uint64_t>());
   }

@@ -112,28 +112,6 @@ TEST(Order, PiecesOfAUnitFollowTheLine) {
   }
 }
 
-TEST(Order, UpcomingShardsCoverWhatComes) {
-  Rng rng(key("upcoming"));
-  for (int trial = 0; trial < kTrials; ++trial) {
-    const OrderSpec spec = random_spec(rng);
-    if (!spec.shuffle) continue;
-    const Order order(spec);
-    OrderCursor cursor(order);
-    std::set<std::tuple<uint32_t, uint32_t, uint64_t>> announced;
-    for (uint64_t row = 0; row < epoch_rows(spec); ++row) {
-      const std::optional<Unit> unit = cursor.row(row);
-      for (const Upcoming& next : cursor.take_upcoming())
-        for (uint64_t thing = next.range.things.begin; thing < next.range.things.end; ++thing)
-          announced.emplace(next.stream, next.range.shard, thing);
-      if (!unit) continue;
-      std::vector<ShardRange> pieces;
-      order.stream(unit->stream).append_pieces(unit->index, pieces);
-      for (const ShardRange& piece : pieces)
-        ASSERT_TRUE(announced.count({unit->stream, piece.shard, piece.things.begin})) << "trial " << trial;
-    }
-  }
-}
-
 TEST(Order, RefusesWhatCannotBeDelivered) {
   OrderSpec spec;
   spec.streams = {{"a", {3}}, {"b", {0}}};

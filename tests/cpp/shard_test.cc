@@ -18,7 +18,7 @@ const ShardLengths kLengths = {3, 0, 300, 1, 255, 256, 7};
 
 /// Loads all pieces of a body, as the engine would.
 void load_all(const Shard& shard) {
-  for (uint32_t i = 0; i < shard.body().num_pieces(); ++i) shard.body().load(i);
+  for (uint32_t i = 0; i < shard.body().num_pieces(); ++i) shard.load(i);
 }
 
 void expect_tokens(const Shard& shard, const std::string& stream, uint32_t number, const ShardLengths& lengths) {
@@ -37,6 +37,10 @@ void expect_tokens(const Shard& shard, const std::string& stream, uint32_t numbe
   }
 }
 
+void expect_says(const std::string& message, const std::string& part) {
+  EXPECT_NE(message.find(part), std::string::npos) << message;
+}
+
 struct FormCase {
   const char* name;
   Form form;
@@ -53,15 +57,15 @@ TEST_P(ShardForms, ReadsBackWhatWasWritten) {
   const std::vector<ShardLengths> shards = {kLengths, {5}, {}};
   ShardStore store({write_stream(directory, "web", shards, GetParam().form)}, 1 << 20);
   for (uint32_t i = 0; i < shards.size(); ++i) {
-    const std::shared_ptr<const Shard> shard = store.get(0, i);
+    const std::shared_ptr<const Shard> shard = store.get({0, i});
     load_all(*shard);
     expect_tokens(*shard, "web", i, shards[i]);
-    EXPECT_EQ(store.get(0, i), shard);
+    EXPECT_EQ(store.get({0, i}), shard);
     if (!shards[i].empty()) {
-      EXPECT_EQ(shard->read_sample(0).size(), shard->bytes_of(0, 0).end - shard->bytes_of(0, 0).begin);
+      EXPECT_EQ(shard->read_sample(0).size(), shard->bytes_of({0, 1}).size());
     }
   }
-  EXPECT_EQ(store.get(0, 0)->longest_sample(), 300U);
+  EXPECT_EQ(store.get({0, 0})->longest_sample(), 300U);
 }
 
 TEST_P(CompressedForms, AreExpandedIntoFilesOnce) {
@@ -70,7 +74,7 @@ TEST_P(CompressedForms, AreExpandedIntoFilesOnce) {
   files.expand_directory = directory / "cache/web";
   for (const uint32_t pieces : {1U, 0U}) {  // the second store finds the file
     ShardStore store({files}, 1 << 20);
-    const std::shared_ptr<const Shard> shard = store.get(0, 0);
+    const std::shared_ptr<const Shard> shard = store.get({0, 0});
     EXPECT_EQ(shard->body().num_pieces(), pieces);
     load_all(*shard);
     expect_tokens(*shard, "web", 0, kLengths);
@@ -94,15 +98,15 @@ TEST(Shard, PiecesOfAFramedShardAreItsFramesAndUnloadAndLoadAgain) {
   const ShardLengths lengths(200, 100);
   const size_t page = page_size_bytes();
   ShardStore store({write_stream(directory, "web", {lengths}, {.compressed = true, .frame_bytes = 2 * page})}, 0);
-  const std::shared_ptr<const Shard> shard = store.get(0, 0);
-  const uint64_t raw_bytes = shard->bytes_of(0, 199).end;
+  const std::shared_ptr<const Shard> shard = store.get({0, 0});
+  const uint64_t raw_bytes = shard->bytes_of({0, 200}).end;
   ASSERT_EQ(shard->body().num_pieces(), (raw_bytes + 2 * page - 1) / (2 * page));
   EXPECT_EQ(shard->body().piece_at(2 * page - 1), 0U);
   EXPECT_EQ(shard->body().piece_at(2 * page), 1U);
   load_all(*shard);
-  shard->body().unload(1);
+  shard->unload(1);
   EXPECT_EQ(shard->body().data()[2 * page], std::byte{0});
-  shard->body().load(1);
+  shard->load(1);
   expect_tokens(*shard, "web", 0, lengths);
 }
 
@@ -120,12 +124,13 @@ class DamagedShard : public testing::Test {
     if (!keep_size_) (form.compressed ? entry.zip_bytes : entry.raw_bytes) = bytes.size();
     try {
       ShardStore store({files}, 1 << 20);
-      const std::shared_ptr<const Shard> shard = store.get(0, 0);
+      const std::shared_ptr<const Shard> shard = store.get({0, 0});
       load_all(*shard);
       for (uint32_t i = 0; i < shard->num_samples(); ++i) shard->parse(i);
     } catch (const CorruptShardError& error) {
       EXPECT_EQ(error.path, path);
-      EXPECT_NE(std::string(error.what()).find(path), std::string::npos);
+      expect_says(error.what(), "stream \"web\": ");
+      expect_says(error.what(), path);
       return error.what();
     }
     return "no error";
@@ -135,10 +140,6 @@ class DamagedShard : public testing::Test {
 };
 
 void put_u32(Bytes& bytes, size_t at, uint32_t value) { std::memcpy(bytes.data() + at, &value, 4); }
-
-void expect_says(const std::string& message, const std::string& part) {
-  EXPECT_NE(message.find(part), std::string::npos) << message;
-}
 
 TEST_F(DamagedShard, AFileOfAnotherSizeIsRefused) {
   keep_size_ = true;
@@ -177,25 +178,53 @@ TEST_F(DamagedShard, ASizeWordThatDisagreesIsRefused) {
 
 TEST_F(DamagedShard, CorruptZstdIsRefused) {
   const Form frames{.compressed = true, .frame_bytes = 128};
-  expect_says(failure([](Bytes& b) { b[0] = std::byte{0}; }, frames), "zstd");
-  expect_says(failure([](Bytes& b) { b[b.size() / 2] ^= std::byte{0xFF}; }, frames), "shard again");
-  expect_says(failure([](Bytes& b) { b.resize(b.size() / 2); }, frames), "zstd");
+  expect_says(failure([](Bytes& b) { b[0] = std::byte{0}; }, frames), "is not valid zstd data");
+  expect_says(failure([](Bytes& b) { b[b.size() - 1] ^= std::byte{1}; }, frames), "has a corrupt zstd frame");
+  expect_says(failure([](Bytes& b) { b.resize(b.size() / 2); }, frames), "has no whole zstd frame");
+  expect_says(failure([](Bytes& b) { b.resize(20); }, frames), "ends before all of the shard is decompressed");
   expect_says(failure([](Bytes& b) { b.insert(b.end(), b.begin(), b.end()); }, frames), "claims more than");
   expect_says(failure([](Bytes& b) { b = compress(Bytes(1 << 16), 0); }, frames), "holds 0 samples");
+  const Form unknown{.compressed = true, .frame_bytes = 0};
+  expect_says(failure([](Bytes& b) { b[b.size() - 1] ^= std::byte{1}; }, unknown), "has a corrupt zstd frame");
+  expect_says(failure([](Bytes& b) { b.resize(b.size() - 5); }, unknown), "has no whole zstd frame");
 }
 
-TEST_F(DamagedShard, AFrameThatClaimsTerabytesIsRefusedWithoutMemoryForIt) {
-  // Magic, a frame header with an 8-byte content size and no checksum, then the size.
+TEST_F(DamagedShard, AFrameThatClaimsTerabytesIsRefused) {
   const auto damage = [](Bytes& b) {
-    const Bytes head = {std::byte{0x28}, std::byte{0xB5}, std::byte{0x2F}, std::byte{0xFD}, std::byte{0xE0}};
-    Bytes frame = compress(Bytes(b.begin(), b.begin() + 8), 1 << 20);
-    frame.clear();
-    frame = head;
-    for (const int byte : {0, 0, 0, 0, 0, 4, 0, 0}) frame.push_back(std::byte(byte));
-    for (const int byte : {1, 0, 0}) frame.push_back(std::byte(byte));  // a last raw block of 0 bytes
-    b = frame;
+    // Behind the real frame: magic, a header with 8 bytes of content size, a last raw block of 0 bytes.
+    for (const int byte : {0x28, 0xB5, 0x2F, 0xFD, 0xE0, 0, 0, 0, 0, 0, 4, 0, 0, 1, 0, 0}) b.push_back(std::byte(byte));
   };
-  expect_says(failure(damage, {.compressed = true}), "zstd");
+  expect_says(failure(damage, {.compressed = true}), "claims more than");
+}
+
+TEST(ExpandedShard, WhatIsDamagedInTheCacheIsNamedAndRemovedAndExpandedAgain) {
+  const TemporaryDirectory directory;
+  StreamFiles files = write_stream(directory, "web", {kLengths}, {.compressed = true});
+  files.expand_directory = directory / "cache";
+  const auto expand = [&] {
+    ShardStore store({files}, 0);
+    const std::shared_ptr<const Shard> shard = store.get({0, 0});
+    load_all(*shard);
+    expect_tokens(*shard, "web", 0, kLengths);
+  };
+  expand();
+  const std::string path = std::filesystem::directory_iterator(files.expand_directory)->path().string();
+  Bytes bytes = read_file(path);
+  bytes[bytes.size() - 2 * 7 - 1] = std::byte{9};  // the shape of the last sample
+  write_file(path, bytes);
+  ShardStore store({files}, 0);
+  const std::shared_ptr<const Shard> shard = store.get({0, 0});
+  try {
+    shard->parse(6);
+    FAIL();
+  } catch (const CorruptShardError& error) {
+    EXPECT_EQ(error.path, path);
+    expect_says(error.what(), "stream \"web\": sample 6 of " + path);
+    expect_says(error.what(), "It was removed, and will be expanded again from");
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+  EXPECT_TRUE(shard->is_retired());
+  expand();
 }
 
 TEST(ShardFiles, ADecompressedFileBesideTheIndexIsUsed) {
@@ -204,7 +233,7 @@ TEST(ShardFiles, ADecompressedFileBesideTheIndexIsUsed) {
   std::filesystem::remove(files.directory + "/" + files.shards[0].zip_basename);
   write_file(files.directory + "/" + files.shards[0].raw_basename, raw_shard("web", 0, kLengths, {}));
   ShardStore store({files}, 0);
-  expect_tokens(*store.get(0, 0), "web", 0, kLengths);
+  expect_tokens(*store.get({0, 0}), "web", 0, kLengths);
 }
 
 TEST(ShardFiles, AMissingShardIsASystemErrorThatNamesIt) {
@@ -213,7 +242,7 @@ TEST(ShardFiles, AMissingShardIsASystemErrorThatNamesIt) {
   std::filesystem::remove(files.directory + "/" + files.shards[0].raw_basename);
   ShardStore store({files}, 0);
   try {
-    store.get(0, 0);
+    store.get({0, 0});
     FAIL();
   } catch (const SystemError& error) {
     EXPECT_EQ(error.code, ENOENT);
@@ -226,10 +255,10 @@ TEST(ShardFiles, ATokenTotalThatTheShardDoesNotHaveIsRefused) {
   StreamFiles files = write_stream(directory, "web", {kLengths}, {});
   files.shards[0].tokens = 821;
   ShardStore store({files}, 0);
-  EXPECT_THROW(store.get(0, 0), CorruptShardError);
+  EXPECT_THROW(store.get({0, 0}), CorruptShardError);
   files.shards[0].tokens = 822;
   ShardStore right({files}, 0);
-  EXPECT_EQ(right.get(0, 0)->num_tokens(), 822U);
+  EXPECT_EQ(right.get({0, 0})->num_tokens(), 822U);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 import transformers  # noqa: F401  # looks whether torchvision is there; it must not find the stand-in
@@ -14,6 +15,7 @@ for name, attribute in [
     ("torchvision.transforms.functional", "to_tensor"),
 ]:
     module = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
     if attribute is not None:
         setattr(module, attribute, object)
     sys.modules[name] = module

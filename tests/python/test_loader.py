@@ -7,6 +7,7 @@ import itertools
 import json
 import logging
 import pickle
+import signal
 import threading
 import weakref
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_a_newer_iterator_ends_the_older_one(streams: list[stoker.Stream]) -> No
         old = iter(loader)
         next(old)
         new = iter(loader)
-        with pytest.raises(RuntimeError, match="a newer one was taken"):
+        with pytest.raises(RuntimeError, match="this iterator has ended"):
             next(old)
         next(new)
 
@@ -106,8 +107,19 @@ def test_set_epoch_begins_an_epoch_and_keeps_the_place_in_the_one_at_hand(stream
         loader.load_state_dict(state)
         loader.set_epoch(1)  # as trainers do after a resume
         assert [b["input_ids"].tolist() for b in loader] == epochs[1][1:]
-    with pytest.raises(ValueError, match="epoch is -1"):
-        loader.set_epoch(-1)
+        at_end = {**loader.state_dict(), "epoch": 1}  # the last batch of epoch 1 has been received
+        loader.load_state_dict(at_end)
+        loader.set_epoch(2)
+        assert [b["input_ids"].tolist() for b in loader] == epochs[2]
+        loader.load_state_dict(at_end)
+        loader.set_epoch(1)
+        assert [b["input_ids"].tolist() for b in loader] == epochs[1]
+    for epoch in (-1, 2**62, 1.5):
+        with pytest.raises(ValueError, match="epoch is"):
+            loader.set_epoch(epoch)  # type: ignore[arg-type]
+    for batch in (-1, 2**62, 1.0):
+        with pytest.raises(ValueError, match="batch is"):
+            loader.order(batch)  # type: ignore[arg-type]
 
 
 def test_an_evaluation_pass_gives_every_sample_once_in_file_order(streams: list[stoker.Stream]) -> None:
@@ -170,7 +182,14 @@ def test_a_stream_that_its_weight_rounds_away_is_said(
 ) -> None:
     tiny = [stoker.Stream(local=s.local, proportion=p) for s, p in zip(streams, (1e-9, 1), strict=True)]
     make(tiny, epoch_size=100)
-    assert "stream 'code' delivers nothing" in caplog.text
+    assert "stream 'code' holds 239 tokens and its weight makes that 0 rows of seq_len 10" in caplog.text
+
+
+def test_a_row_longer_than_all_data_says_so(streams: list[stoker.Stream]) -> None:
+    with pytest.raises(
+        ValueError, match="stream 'code' holds 239 tokens and its weight makes that 0 rows of seq_len 500"
+    ):
+        make(streams, seq_len=500)
 
 
 # ---------------------------------------------------------------- looking
@@ -266,7 +285,25 @@ def test_a_state_saved_after_the_last_batch_goes_on_with_the_next_epoch(streams:
     for state in (before_end, after_end):
         with make(streams) as loader:
             loader.load_state_dict(state)
+            assert len(loader) == len(batches) - num_batches
             assert [b["input_ids"].tolist() for b in loader] == batches[num_batches:]
+
+
+def test_a_state_of_data_tokenized_anew_is_refused(tmp_path: Path) -> None:
+    directories = [write_dataset(tmp_path / x, "web", [[20] * 9, [n, 40 - n]]) for x, n in (("a", 20), ("b", 19))]
+    shorter = write_dataset(tmp_path / "c", "web", [[15] * 9, [15, 15]])
+    one, same, other = (
+        stoker.DataLoader(stoker.Stream(local=d), seq_len=10, batch_size=2, layout="pad")
+        for d in (*directories, shorter)
+    )
+    same.load_state_dict(one.state_dict())  # the same samples and tokens a shard, as far as the index tells
+    with pytest.raises(stoker.StateMismatchError, match=r"had 220 in 2 shards .* tokens and has 165 in 2 shards"):
+        other.load_state_dict(one.state_dict())
+    index = json.loads((shorter / "index.json").read_text())
+    del index["stoker"]
+    (shorter / "index.json").write_text(json.dumps(index))
+    unknown = stoker.DataLoader(stoker.Stream(local=shorter), seq_len=10, batch_size=2, layout="pad")
+    unknown.load_state_dict(one.state_dict())  # nothing tells them apart
 
 
 def test_lanes_come_from_the_state_unless_they_are_given(streams: list[stoker.Stream]) -> None:
@@ -304,19 +341,36 @@ def test_a_state_of_another_specification_is_refused(
 def test_a_state_of_other_data_is_refused_and_names_the_stream(streams: list[stoker.Stream], tmp_path: Path) -> None:
     state = make(streams).state_dict()
     other = write_dataset(tmp_path / "other", "web", [[40, 1, 0, 17], [60] * 5, [3] * 21])
-    with pytest.raises(stoker.StateMismatchError, match=r"stream 'web' was 418 in 3 shards .* and is 421 in 3 shards"):
+    with pytest.raises(stoker.StateMismatchError, match=r"stream 'web' had 29 in 3 shards .* samples and has 30 in 3"):
         make([streams[0], stoker.Stream(local=other)]).load_state_dict(state)
-    with pytest.raises(stoker.StateMismatchError, match=r"stream 'web' was 418 in 3 shards .* and is absent"):
+    with pytest.raises(stoker.StateMismatchError, match="stream 'web' is not there any more"):
         make([streams[0]]).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
-    "damage", [{"version": 2}, {"order_version": 0}, {"rows": -1}, {"epoch": "x"}, {"specification": None}]
+    "damage",
+    [
+        {"version": 2},
+        {"order_version": 0},
+        {"rows": -1},
+        {"rows": 3},
+        {"rows": 10**6},
+        {"rows": 2**80},
+        {"epoch": "x"},
+        {"epoch": 5},
+        {"specification": None},
+        {"specification": {}},
+    ],
 )
-def test_a_damaged_state_is_refused(streams: list[stoker.Stream], damage: dict[str, Any]) -> None:
-    loader = make(streams)
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_damaged_state_is_refused(streams: list[stoker.Stream], damage: dict[str, Any], drop_last: bool) -> None:
+    loader = make(streams, drop_last=drop_last, batch_size=6)
+    if damage == {"rows": 3} and drop_last:
+        damage = {"rows": 65}  # rows of an epoch may begin anywhere after a change of the batch
     with pytest.raises(stoker.StateMismatchError):
         loader.load_state_dict({**loader.state_dict(), **damage})
+    with pytest.raises(stoker.StateMismatchError, match="is not a state"):
+        loader.load_state_dict(None)  # type: ignore[arg-type]
 
 
 def test_another_global_batch_goes_on_from_the_same_row_if_asked(streams: list[stoker.Stream]) -> None:
@@ -334,10 +388,61 @@ def test_another_global_batch_goes_on_from_the_same_row_if_asked(streams: list[s
         loader.load_state_dict(state, on_change="adapt")
         got = [row for _ in range(2) for b in loader for row in b["input_ids"].tolist()]
     assert got[:40] == rows[6:46]
+    with make(streams, batch_size=5) as loader:
+        loader.load_state_dict(state, on_change="adapt")
+        num_batches = len(loader)
+        iterator = iter(loader)
+        left = [row for _ in range(num_batches) for row in next(iterator)["input_ids"].tolist()]
+        again = loader.state_dict()
+        left += next(iter(loader))["input_ids"].tolist()  # leaving an epoch at its end loses nothing either
+        assert left == rows[6 : 6 + len(left)]
+        loader.load_state_dict(again)
+        assert next(iter(loader))["input_ids"].tolist() == left[-5:]
     with make(streams, batch_size=5, drop_last=False) as loader:
         loader_state = {**make(streams, drop_last=False).state_dict()}
         with pytest.raises(stoker.StateMismatchError, match="drop_last=True"):
             loader.load_state_dict(loader_state, on_change="adapt")
+
+
+def test_an_exception_at_any_moment_leaves_the_loader_where_its_state_says(streams: list[stoker.Stream]) -> None:
+    """Signals arrive between any two steps of Python; the handler raises, as that of Ctrl-C does."""
+    with make(streams) as loader:
+        want = [b["input_ids"].tolist() for _ in range(40) for b in loader]
+
+    def interrupt(*_: object) -> None:
+        raise InterruptedError
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    interrupts = checked = 0
+    try:
+        with make(streams, prefetch_factor=2) as loader:
+            iterator = iter(loader)
+            while checked < 300 or interrupts < 50:
+                row = loader.state_dict()["rows"]
+                batch = None
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (checked % 40 + 1))
+                try:
+                    batch = next(iterator)
+                except InterruptedError:
+                    interrupts += 1
+                except StopIteration:
+                    pass
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                except InterruptedError:
+                    interrupts += 1
+                if batch is not None:
+                    assert batch["input_ids"].tolist() == want[row // 4]
+                    assert loader.state_dict()["rows"] == row + 4
+                    checked += 1
+                else:
+                    assert loader.state_dict()["rows"] in (row, row + 4)  # taken, or lost on the way out of next()
+                if loader.state_dict()["rows"] >= 4 * 600 or batch is None:
+                    loader.load_state_dict({**loader.state_dict(), "epoch": 0, "rows": 4 * (checked % 10)})
+                    iterator = iter(loader)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
 
 
 # ---------------------------------------------------------------- lifetime
@@ -425,8 +530,29 @@ def test_the_same_error_comes_at_every_later_call_and_a_new_start_reads_again(st
         assert [b["input_ids"].tolist() for b in loader] == rest
 
 
-def test_close_from_another_thread_ends_the_consumer(streams: list[stoker.Stream]) -> None:
-    loader = make(streams)
+def test_closing_in_many_threads_at_once_is_as_good_as_once(streams: list[stoker.Stream]) -> None:
+    for _ in range(30):
+        loader = make(streams)
+        next(iter(loader))
+        failures: list[BaseException] = []
+
+        def close(loader: stoker.DataLoader = loader, failures: list[BaseException] = failures) -> None:
+            try:
+                loader.close()
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the test fails with it
+                failures.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_close_from_another_thread_ends_the_consumer(streams: list[stoker.Stream], num_workers: int) -> None:
+    loader = make(streams, num_workers=num_workers)
     started, ended = threading.Event(), threading.Event()
 
     def consume() -> None:
@@ -447,7 +573,7 @@ def test_close_from_another_thread_ends_the_consumer(streams: list[stoker.Stream
 def test_torchs_attributes_are_there(streams: list[stoker.Stream]) -> None:
     loader = make(streams, num_workers=1)
     assert (loader.batch_size, loader.drop_last, loader.sampler) == (4, True, None)
-    assert (loader.num_workers, loader.pin_memory) == (1, False)
+    assert (loader.num_workers, loader.pin_memory, loader.prefetch_factor, loader.timeout) == (1, False, 4, 0)
     assert len(loader.dataset) == 23 + 41
 
 
@@ -487,6 +613,9 @@ def test_pin_memory_without_an_accelerator_warns_and_gives_plain_memory(
         ({"dtype": "int16"}, "dtype is 'int16'"),
         ({"pad_id": 2**31, "dtype": "int32"}, "pad_id is 2147483648"),
         ({"timeout": -1}, "timeout is -1"),
+        ({"timeout": "5"}, "timeout is '5'"),
+        ({"shuffle": "no"}, "shuffle is 'no': it must be True or False"),
+        ({"eos_token_id": "2"}, "eos_token_id is '2'"),
         ({"vocab_size": 0}, "vocab_size is 0"),
         ({"fields": ["labels"]}, "it must have 'input_ids'"),
         ({"fields": ["input_ids", "colour"]}, "fields is"),
@@ -508,12 +637,16 @@ def test_options_that_break_their_rule_are_refused(
     [
         ([{"proportion": 1}, {}], "stream 'code' has a proportion but stream 'web' has none"),
         ([{"proportion": 0}, {"proportion": 0}], "the weights of all streams are 0"),
-        ([{"choose": 0}, {"repeat": 0}], "no stream delivers anything"),
+        ([{"choose": 0}, {"repeat": 0}], "an epoch has no rows: stream 'code' holds 239 tokens"),
         ([{"proportion": 1, "repeat": 2}, {}], "has proportion and repeat"),
         ([{"proportion": -1}, {}], "proportion=-1"),
         ([{"repeat": float("nan")}, {}], "repeat=nan"),
         ([{"proportion": float("inf")}, {}], "proportion=inf"),
         ([{"choose": 1.5}, {}], "choose=1.5"),
+        ([{"choose": 2**70}, {}], "choose=1180591620717411303424"),
+        ([{"repeat": 1e30}, {}], "2\\^40 or more"),
+        ([{"proportion": "0.5"}, {}], "proportion='0.5'"),
+        ([{"bytes_dtype": "float32"}, {}], "bytes_dtype='float32'"),
     ],
 )
 def test_weights_that_break_their_rule_are_refused(
@@ -526,6 +659,43 @@ def test_weights_that_break_their_rule_are_refused(
 def test_epoch_size_beside_choose_or_repeat_is_refused(streams: list[stoker.Stream]) -> None:
     with pytest.raises(ValueError, match="epoch_size=30 and the repeat or choose of stream 'code'"):
         make([stoker.Stream(local=streams[0].local, repeat=2), streams[1]], epoch_size=30)
+
+
+def test_numbers_may_be_numpys_and_prefetch_factor_none_as_torchs(streams: list[stoker.Stream]) -> None:
+    changes = {name: np.int64(value) for name, value in (("seq_len", 10), ("batch_size", 4), ("seed", 0))}
+    with make(streams, **changes, prefetch_factor=None, num_workers=0) as loader, make(streams) as plain:
+        assert loader.state_dict() == plain.state_dict()
+        assert json.dumps(loader.state_dict())
+        assert torch.equal(next(iter(loader))["input_ids"], next(iter(plain))["input_ids"])
+
+
+@pytest.mark.parametrize("wrong", ["data/web", [Path("data/web")], [None]])
+def test_what_is_no_stream_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"give stoker.Stream\(local=...\) for each directory"):
+        make(wrong)
+
+
+def test_a_relative_directory_means_the_same_wherever_the_loader_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path, "web", LENGTHS["web"])
+    monkeypatch.chdir(tmp_path)
+    for local in ("web", "web/", Path("web"), "./web/../web"):
+        loader = stoker.DataLoader(stoker.Stream(local=local), seq_len=10, batch_size=4)
+        assert loader.dataset.names == ["web"]
+        copy = pickle.dumps(loader)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            for one in (loader, pickle.loads(copy)):
+                assert next(iter(one))["input_ids"].shape == (4, 10)
+                one.close()
+
+
+def test_a_directory_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        stoker.Stream(local=str(tmp_path) + "/\udcff")
+    with pytest.raises(ValueError, match="give the directory as str or Path"):
+        stoker.Stream(local=b"data")  # type: ignore[arg-type]
 
 
 def test_streams_must_be_there_and_have_names_of_their_own(streams: list[stoker.Stream], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import zstandard
 
 import stoker
 from mds import write_dataset
@@ -40,10 +43,15 @@ def test_a_forked_child_is_told_and_ends_and_the_parent_goes_on(stream: stoker.S
         next(iterator)
         child = os.fork()
         if child == 0:
-            try:
-                next(iterator)
-            except stoker.LoaderClosedError as error:
-                print(error, flush=True)
+            uses = [
+                lambda: next(iterator), lambda: next(iter(loader)), lambda: list(loader),
+                lambda: loader.load_state_dict(loader.state_dict()),
+            ]
+            for use in uses:
+                try:
+                    use()
+                except stoker.LoaderClosedError as error:
+                    print(error, flush=True)
             loader.close()
             sys.exit(7)  # through atexit and all destructors
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
@@ -52,7 +60,7 @@ def test_a_forked_child_is_told_and_ends_and_the_parent_goes_on(stream: stoker.S
         stream.local,
     )
     assert result.returncode == 0, result.stderr
-    assert "started in another process, before a fork" in result.stdout
+    assert result.stdout.count("started in another process, before a fork") == 4
     assert result.stdout.strip().endswith(str((3000 + 2100) // 10 // 4 - 1))
 
 
@@ -65,23 +73,37 @@ def test_a_loader_that_has_not_started_works_in_a_forked_child(stream: stoker.St
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_ctrl_c_gets_through_and_the_loader_goes_on(stream: stoker.Stream) -> None:
+def test_ctrl_c_gets_through_a_wait_and_no_batch_is_lost(tmp_path: Path) -> None:
+    """The one sample is 2^29 tokens of 0, which take some hundred milliseconds to decode."""
+    with stoker.MDSWriter(columns={"tokens": "ndarray:uint8"}, out=tmp_path / "web", size_limit=None) as writer:
+        writer.write({"tokens": np.ones(1 << 29, np.uint8)})
+    raw = tmp_path / "web" / "shard.00000.mds"
+    index = json.loads((tmp_path / "web" / "index.json").read_text())
+    shard = index["shards"][0]
+    content = zstandard.compress(raw.read_bytes())
+    (tmp_path / "web" / "shard.00000.mds.zstd").write_bytes(content)
+    raw.unlink()
+    shard.update(compression="zstd", zip_data={**shard["raw_data"], "bytes": len(content)})
+    shard["zip_data"]["basename"] += ".zstd"
+    (tmp_path / "web" / "index.json").write_text(json.dumps(index))
     code = """
         import sys, stoker
-        loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=10, batch_size=4)
-        print("running", flush=True)
+        loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=1000, batch_size=4)
+        iterator = iter(loader)
         try:
-            while True:
-                for _ in loader: pass
+            print("waiting", flush=True)
+            next(iterator)
         except KeyboardInterrupt:
-            next(iter(loader))
+            assert loader.stats()["batches"] == 0, "the interrupt came when the batch was there already"
+            assert next(iterator)["input_ids"].sum() == 4000
+            assert loader.state_dict()["rows"] == 4
             print("interrupted")
         """
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(stream.local)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "web")], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "running\n"
+        assert process.stdout.readline() == "waiting\n"
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "interrupted\n"
         assert process.wait(60) == 0
@@ -91,12 +113,17 @@ def test_ctrl_c_gets_through_and_the_loader_goes_on(stream: stoker.Stream) -> No
 def test_a_timeout_says_what_was_waited_for_and_the_batch_comes_later(stream: stoker.Stream, num_workers: int) -> None:
     options: dict[str, Any] = {"seq_len": 50_000, "batch_size": 40, "epoch_size": 40, "num_workers": num_workers}
     with stoker.DataLoader(stream, timeout=1e-9, **options) as loader:
+        iterator = iter(loader)
         with pytest.raises(TimeoutError, match=r"no batch came within the timeout of 1e-09 s: .*batch"):
-            next(iter(loader))
-        state = loader.state_dict()
-    with stoker.DataLoader(stream, timeout=600, **options) as loader:
-        loader.load_state_dict(state)
-        assert next(iter(loader))["input_ids"].shape == (40, 50_000)
+            next(iterator)
+        assert loader.stats()["elapsed_s"] == 0
+        while True:
+            try:
+                assert next(iterator)["input_ids"].shape == (40, 50_000)
+                break
+            except TimeoutError:
+                assert loader.state_dict()["rows"] == 0
+        assert loader.state_dict()["rows"] == 40
 
 
 @pytest.mark.parametrize("leave", ["pass", "sys.exit(0)", "del loader, iterator", "loader.close()"])

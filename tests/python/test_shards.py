@@ -20,7 +20,7 @@ def read_all(directory: Path, bytes_dtype: str = "int64") -> list[dict[str, list
     from stoker import _core
 
     index = read_index(str(directory), bytes_dtype)
-    store = _core.ShardStore([stream_files("any", index, "")], 1 << 20)
+    store = _core.ShardStore([stream_files("any", index)], 1 << 20)
     return [
         {name: values.tolist() for name, values in store.read_sample(0, shard, sample).items()}
         for shard, samples in enumerate(index.samples)
@@ -152,9 +152,29 @@ def test_dataset_reads_single_samples(tmp_path: Path) -> None:
     assert sample["tokens"].dtype == np.uint16
     assert sample["tokens"].tolist() == tokens_at("web", 0, 1, 6).tolist()
     for stream, shard, number, what in [
-        ("code", 0, 0, "no stream"),
-        ("web", 2, 0, "no shard"),
-        ("web", 1, 1, "sample 1"),
+        ("code", 0, 0, "there is no stream 'code'"),
+        ("web", 2, 0, "shard of stream 'web' is 2"),
+        ("web", 1, 1, "sample of shard 1 is 1"),
     ]:
         with pytest.raises(ValueError, match=what):
             loader.dataset.read(stream, shard, number)
+
+
+@pytest.mark.parametrize("name", ["../../escape", "/escape", "a" * 300, "naïve/ü", ".."])
+def test_expanded_shards_stay_inside_the_cache_directory(tmp_path: Path, name: str) -> None:
+    directory = write_dataset(tmp_path, "web", [[100] * 20] * 3, compression="zstd")
+    cache = tmp_path / "very" / "deep" / "cache"
+    stream = stoker.Stream(local=directory, name=name)
+    before = {p for p in tmp_path.rglob("*") if cache not in p.parents}
+    with stoker.DataLoader(stream, seq_len=50, batch_size=4, cache_memory=0, cache_dir=cache) as loader:
+        assert sum(1 for _ in loader) == len(loader)
+    assert len([p for p in cache.rglob("*") if p.is_file()]) == 3
+    assert {p for p in tmp_path.rglob("*") if cache not in p.parents} <= before | {cache, *cache.parents}
+
+
+def test_a_total_counted_for_another_bytes_dtype_is_refused(tmp_path: Path) -> None:
+    directory = write_dataset(tmp_path, "web", [[8, 16]], encoding="bytes", totals=False, other_column=True)
+    assert main(["index", str(directory), "--bytes-dtype", "uint16"]) == 0
+    assert len(stoker.DataLoader(stoker.Stream(local=directory, bytes_dtype="uint16"), seq_len=8, batch_size=1)) == 3
+    with pytest.raises(ValueError, match="counted for bytes_dtype uint16, but the stream is read with int64"):
+        stoker.DataLoader(stoker.Stream(local=directory), seq_len=8, batch_size=1)

@@ -1,0 +1,103 @@
+#include "shard/shard_store.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <thread>
+
+#include "mds_files.h"
+
+namespace stoker {
+namespace {
+
+using namespace testing_files;
+
+/// Twenty shards of one sample.
+class ShardStoreTest : public testing::Test {
+ protected:
+  ShardStore store(size_t open_shards, size_t head_bytes = SIZE_MAX, const Form& form = {}) {
+    const std::vector<ShardLengths> shards(20, {9});
+    return ShardStore({write_stream(directory_, "web", shards, form)}, 1 << 20, {open_shards, head_bytes});
+  }
+  TemporaryDirectory directory_;
+};
+
+TEST_F(ShardStoreTest, TheLeastRecentlyUsedShardIsClosedFirst) {
+  ShardStore shards = store(2);
+  const std::shared_ptr<const Shard> zero = shards.get({0, 0});
+  const std::shared_ptr<const Shard> one = shards.get({0, 1});
+  EXPECT_EQ(shards.get({0, 0}), zero);
+  shards.get({0, 2});
+  EXPECT_EQ(shards.get({0, 0}), zero);
+  EXPECT_TRUE(one->is_retired());
+  EXPECT_NE(shards.get({0, 1}), one);
+}
+
+TEST_F(ShardStoreTest, HeldShardsAreClosedLast) {
+  ShardStore shards = store(2);
+  shards.hold({0, 0});
+  const std::shared_ptr<const Shard> zero = shards.get({0, 0});
+  EXPECT_TRUE(zero->is_held());
+  for (uint32_t i = 1; i < 5; ++i) shards.get({0, i});
+  EXPECT_EQ(shards.get({0, 0}), zero);
+  shards.hold({0, 0});
+  EXPECT_TRUE(shards.release({0, 0}));
+  EXPECT_TRUE(zero->is_held());
+  EXPECT_FALSE(shards.release({0, 0}));
+  EXPECT_FALSE(shards.release({0, 0}));
+  EXPECT_FALSE(zero->is_held());
+  for (uint32_t i = 1; i < 5; ++i) shards.get({0, i});
+  EXPECT_NE(shards.get({0, 0}), zero);
+  for (uint32_t i = 0; i < 20; ++i) shards.hold({0, i});
+  for (uint32_t i = 0; i < 20; ++i) shards.get({0, i});  // all are held: the limit is kept all the same
+  shards.release_all();
+  EXPECT_FALSE(shards.get({0, 19})->is_held());
+}
+
+TEST_F(ShardStoreTest, HeadsAreKeptWithinTheirLimitButForTheLastOne) {
+  ShardStore shards = store(100, 1);
+  const std::shared_ptr<const Shard> zero = shards.get({0, 0});
+  EXPECT_EQ(shards.get({0, 0}), zero);
+  shards.get({0, 1});
+  EXPECT_TRUE(zero->is_retired());
+}
+
+TEST_F(ShardStoreTest, PiecesGoWithTheirShard) {
+  ShardStore shards = store(2, SIZE_MAX, {.compressed = true});
+  for (uint32_t i = 0; i < 20; ++i) {
+    const Piece piece{shards.get({0, i}), 0};
+    ASSERT_EQ(shards.pieces().pin(piece), PieceCache::State::kAbsent);
+    shards.pieces().load(piece);
+    shards.pieces().unpin(piece);
+  }
+  EXPECT_EQ(shards.pieces().present_bytes(),
+            2 * shards.streams()[0].shards[0].raw_bytes);  // of the two that are open
+}
+
+TEST_F(ShardStoreTest, MappingsStayWithinTheLimit) {
+  const auto mappings = [] {
+    std::ifstream maps("/proc/self/maps");
+    return std::count(std::istreambuf_iterator<char>(maps), {}, '\n');
+  };
+  for (const Form& form : {Form{}, Form{.compressed = true}}) {
+    ShardStore shards = store(3, SIZE_MAX, form);
+    shards.get({0, 0});
+    const auto before = mappings();
+    for (uint32_t i = 0; i < 20; ++i) shards.get({0, i});
+    EXPECT_LE(mappings(), before + 3);
+  }
+}
+
+TEST_F(ShardStoreTest, ThreadsThatAskAtOnceGetTheSameShard) {
+  ShardStore shards = store(100);
+  for (uint32_t i = 0; i < 20; ++i) {
+    std::shared_ptr<const Shard> got[4];
+    std::vector<std::thread> threads;
+    for (auto& place : got) threads.emplace_back([&shards, &place, i] { place = shards.get({0, i}); });
+    for (std::thread& thread : threads) thread.join();
+    for (const auto& shard : got) EXPECT_EQ(shard, got[0]);
+  }
+}
+
+}  // namespace
+}  // namespace stoker
