@@ -95,7 +95,9 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   const Clock::time_point start = Clock::now();
   if (threads_.empty()) {
     consumer_works_ = true;
-    while (!head_is_done() && !is_closed_ && Clock::now() - start < timeout) work_once(lock);
+    do {  // at least one step a call, so that the shortest timeout gets there too
+      work_once(lock);
+    } while (!head_is_done() && !is_closed_ && Clock::now() - start < timeout);
     consumer_works_ = false;
     consumer_stopped_.notify_all();
   } else {

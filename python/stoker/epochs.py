@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,16 @@ class Epochs:
         begin, end = self.begin(epoch), self.begin(epoch + 1)
         return begin <= row <= end and (row - begin) % self.global_batch == 0
 
+    def place(self, epoch: int, row: int) -> Place:
+        """Before a row of an epoch; at the end of one: at the beginning of the next."""
+        return Place(epoch + 1 if row == self.begin(epoch + 1) else epoch, row)
 
-class Place:
+    def next_start(self, place: Place) -> Place:
+        """Where `iter` begins."""
+        return place if place.goes_on else self.place(place.epoch + 1, self.begin(place.epoch + 1))
+
+
+class Place(NamedTuple):
     """Where a loader stands: behind the last batch received.
 
     Attributes:
@@ -54,18 +63,6 @@ class Place:
             state was loaded; an epoch that was left in the middle is over.
     """
 
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.row = 0
-        self.goes_on = True
-
-    def go_to(self, epoch: int, row: int, epochs: Epochs) -> None:
-        """Stands at a row of an epoch; at the end of one: at the beginning of the next."""
-        self.epoch = epoch + 1 if row == epochs.begin(epoch + 1) else epoch
-        self.row = row
-        self.goes_on = True
-
-    def begin(self, epochs: Epochs) -> None:
-        """Goes where `iter` begins."""
-        if not self.goes_on:
-            self.go_to(self.epoch + 1, epochs.begin(self.epoch + 1), epochs)
+    epoch: int = 0
+    row: int = 0
+    goes_on: bool = True

@@ -189,7 +189,7 @@ class DataLoader:
             LoaderClosedError: The loader is closed, or was started in another process.
         """
         self._check_open()
-        self._place.begin(self._epochs)
+        self._place = self._epochs.next_start(self._place)
         self._iteration += 1
         return _EpochIterator(self, self._iteration)
 
@@ -242,13 +242,15 @@ class DataLoader:
         )
         for _ in range(in_flight):
             engine.submit(*memory.take())
-        self._finalizer = weakref.finalize(self, engine.close)
         self._engine = engine
+        self._finalizer = weakref.finalize(self, engine.close)
 
     def _stop_engine(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None and self._finalizer is not None:
-            self._finalizer()
+        if (engine := self._engine) is not None:
+            engine.close()  # before it is let go: no two engines work on one store
+            if self._finalizer is not None:
+                self._finalizer.detach()
+            self._engine = None
             self._meter.add(engine.progress())
 
     # ------------------------------------------------------------ state
@@ -280,7 +282,7 @@ class DataLoader:
         self._stop_engine()
         phase = row % self._options.global_batch if self._options.drop_last else 0
         self._set_options(replace(self._options, lanes=ours["lanes"]), phase)
-        self._place.go_to(epoch, row, self._epochs)
+        self._place = self._epochs.place(epoch, row)
         self._iteration += 1
         self._last = None
 
@@ -293,7 +295,7 @@ class DataLoader:
         """
         epoch = check_index("epoch", epoch, 0, (1 << 40) // len(self.dataset))
         if not self._place.goes_on or epoch != self._place.epoch:
-            self._place.go_to(epoch, self._epochs.begin(epoch), self._epochs)
+            self._place = self._epochs.place(epoch, self._epochs.begin(epoch))
             self._iteration += 1
 
     def _specification(self) -> dict[str, Any]:
@@ -446,13 +448,11 @@ class _EpochIterator(Iterator[dict[str, Any]]):
                 "this iterator has ended: iter(), set_epoch() or load_state_dict() of its loader was called since."
             )
         if place.row >= loader._epochs.begin(place.epoch + 1):
-            place.go_to(place.epoch, place.row, loader._epochs)
             self._is_over = True
+            loader._place = loader._epochs.place(place.epoch, place.row)
             raise StopIteration
         batch, info = loader._take()
-        end_row = info.end_row
-        # From here on nothing can interrupt: Python looks for signals at calls and jumps only.
+        # Last, and at once: an exception at any moment leaves the loader before this batch or behind it.
         loader._last = place.epoch, info
-        place.goes_on = False
-        place.row = end_row
+        loader._place = Place(place.epoch, info.end_row, goes_on=False)
         return batch
