@@ -120,10 +120,10 @@ def main() -> None:
     print(f"  mixture achieved     {achieved}")
     print(f"  consumer waited      {stats['wait_share']:.0%} of the time, since it does nothing but ask for more")
     print()
-    print("The first row of the first batch begins:")
+    print("The first row of the first batch, decoded:")
     print()
     assert row is not None
-    for line in tokenizer.decode(row[:150].tolist(), skip_special_tokens=False).splitlines():
+    for line in tokenizer.decode(row.tolist(), skip_special_tokens=False).splitlines():
         print("  |", line)
 
 
