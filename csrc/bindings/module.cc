@@ -70,7 +70,7 @@ Column make_column(std::string_view role, std::string_view encoding, const std::
           fixed_size};
 }
 
-StreamFiles make_stream_files(std::string name, std::string directory, std::string expand_directory,
+StreamFiles make_stream_files(std::string name, std::string directory, bool follow_links, std::string expand_directory,
                               std::vector<std::vector<Column>> schemas, std::vector<std::string> raw_basenames,
                               std::vector<std::string> zip_basenames, const Array<uint32_t>& schema_indexes,
                               const Array<uint32_t>& samples, const Array<uint64_t>& raw_bytes,
@@ -83,7 +83,7 @@ StreamFiles make_stream_files(std::string name, std::string directory, std::stri
   const uint64_t* zip = data_of(zip_bytes, size, "zip_bytes");
   const uint64_t* totals = tokens ? data_of(*tokens, size, "tokens") : nullptr;
 
-  StreamFiles files{std::move(name), std::move(directory), std::move(expand_directory), {}, {}};
+  StreamFiles files{std::move(name), std::move(directory), follow_links, std::move(expand_directory), {}, {}};
   for (std::vector<Column>& columns : schemas) files.schemas.push_back({std::move(columns)});
   files.shards.reserve(size);
   for (size_t i = 0; i < size; ++i) {
@@ -308,9 +308,9 @@ PYBIND11_MODULE(_core, m) {
 
   bind<Column>(m, "Column").def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
   bind<StreamFiles>(m, "StreamFiles")
-      .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "expand_directory"_a, "schemas"_a,
-           "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a, "raw_bytes"_a, "zip_bytes"_a,
-           "tokens"_a);
+      .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "follow_links"_a, "expand_directory"_a,
+           "schemas"_a, "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a, "raw_bytes"_a,
+           "zip_bytes"_a, "tokens"_a);
   bind<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
       .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
       .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)

@@ -19,6 +19,10 @@ class UncompressedReader final : public RawReader {
     offset_ += out.size();
   }
   void skip(uint64_t size_bytes) override { offset_ += size_bytes; }
+  void expect_end() override {
+    if (offset_ != file_.size_bytes())
+      throw corrupt_file(file_.path(), text("is ", file_.size_bytes(), " bytes long, not ", offset_));
+  }
 
  private:
   const File& file_;
@@ -33,16 +37,8 @@ class ZstdReader final : public RawReader {
 
   void read(std::span<std::byte> out) override {
     ZSTD_outBuffer output{out.data(), out.size(), 0};
-    while (output.pos < output.size) {
-      const bool at_end = unread_.pos == unread_.size && !refill();
-      const size_t before = output.pos;
-      const size_t hint = ZSTD_decompressStream(stream_.get(), &output, &unread_);
-      if (ZSTD_isError(hint))
-        throw corrupt_file(file_.path(),
-                           text("is not valid zstd data: ", ZSTD_getErrorName(hint), " near byte ", offset_));
-      if (at_end && output.pos == before)  // the decoder held nothing back either
-        throw corrupt_file(file_.path(), "ends before all of the shard is decompressed");
-    }
+    while (output.pos < output.size)
+      if (!decode(output)) throw ended();
   }
 
   void skip(uint64_t size_bytes) override {
@@ -53,7 +49,30 @@ class ZstdReader final : public RawReader {
     }
   }
 
+  void expect_end() override {
+    std::byte more;
+    ZSTD_outBuffer output{&more, 1, 0};
+    while (decode(output))
+      if (output.pos > 0) throw corrupt_file(file_.path(), "holds more when decompressed than index.json says");
+    if (!is_between_frames_) throw ended();
+  }
+
  private:
+  // Decodes some of what is left; returns false if nothing is.
+  bool decode(ZSTD_outBuffer& output) {
+    const bool at_end = unread_.pos == unread_.size && !refill();
+    if (at_end && is_between_frames_) return false;
+    const size_t before = output.pos;
+    const size_t left = ZSTD_decompressStream(stream_.get(), &output, &unread_);
+    if (ZSTD_isError(left))
+      throw corrupt_file(file_.path(),
+                         text("is not valid zstd data: ", ZSTD_getErrorName(left), " near byte ", offset_));
+    is_between_frames_ = left == 0;
+    return !at_end || output.pos > before;  // the decoder may have held something back
+  }
+
+  CorruptShardError ended() const { return corrupt_file(file_.path(), "ends before all of the shard is decompressed"); }
+
   bool refill() {
     const auto size = std::min<uint64_t>(input_.size(), file_.size_bytes() - offset_);
     if (size == 0) return false;
@@ -72,6 +91,7 @@ class ZstdReader final : public RawReader {
   std::vector<std::byte> input_;
   ZSTD_inBuffer unread_{nullptr, 0, 0};
   uint64_t offset_ = 0;  // of the file, behind input_
+  bool is_between_frames_ = true;
 };
 
 }  // namespace

@@ -20,6 +20,9 @@ class RawReader {
 
   /// Leaves out the next `size_bytes` bytes.
   virtual void skip(uint64_t size_bytes) = 0;
+
+  /// Checks that all has been read, the file's own checksums too.
+  virtual void expect_end() = 0;
 };
 
 /// `file` must outlive the reader.

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "base/file.h"
@@ -22,6 +24,17 @@ std::unique_ptr<ShardBody> open_body(const File& file, const ShardFile& shard) {
   return expand_zstd(file, shard.raw_bytes, shard.expanded_path);
 }
 
+void check_stays_inside(const std::string& root, const std::string& path) {
+  std::error_code ignored;  // opening the file will say what is wrong
+  const std::filesystem::path real_root = std::filesystem::canonical(root, ignored);
+  const std::filesystem::path real_path = std::filesystem::canonical(path, ignored);
+  if (ignored) return;
+  if (std::mismatch(real_root.begin(), real_root.end(), real_path.begin(), real_path.end()).first != real_root.end())
+    throw CorruptShardError(path, CorruptShardError::kWholeShard,
+                            text(path, " is a symbolic link that leads out of ", root, ", to ", real_path.string(),
+                                 ". Where that is meant, give Stream(follow_links=True)."));
+}
+
 /// Runs `action`, with the stream's name put in front of its errors.
 template <typename Action>
 auto naming(const std::string& stream, Action action) {
@@ -38,6 +51,7 @@ auto naming(const std::string& stream, Action action) {
 
 Shard::Shard(ShardFile file, const Schema& schema) : file_(std::move(file)), schema_(schema) {
   naming(file_.stream, [&] {
+    if (!file_.root.empty()) check_stays_inside(file_.root, file_.path);
     const File opened(file_.path);
     if (opened.size_bytes() != file_.file_bytes)
       throw corrupt_file(file_.path,

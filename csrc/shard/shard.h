@@ -26,6 +26,7 @@ struct ShardFile {
   enum class Format { kRaw, kZstd };
   std::string stream;  // its name, for errors
   std::string path;    // of the file that is there
+  std::string root;    // the directory that the path must not leave by symbolic links; empty: it may
   Format format = Format::kRaw;
   uint64_t file_bytes = 0;  // of that file
   uint64_t raw_bytes = 0;   // uncompressed

@@ -22,6 +22,7 @@ std::string expanded_path(const StreamFiles& stream, const std::string& zip_path
 ShardFile find_file(const StreamFiles& stream, const StreamFiles::Entry& entry) {
   ShardFile file;
   file.stream = stream.name;
+  if (!stream.follow_links) file.root = stream.directory;
   file.raw_bytes = file.file_bytes = entry.raw_bytes;
   file.num_samples = entry.num_samples;
   file.tokens = entry.tokens;

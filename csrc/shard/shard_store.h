@@ -21,6 +21,7 @@ namespace stoker {
 struct StreamFiles {
   std::string name;
   std::string directory;
+  bool follow_links = false;     // whether shards may be symbolic links that lead out of the directory
   std::string expand_directory;  // where zstd shards are expanded; empty: they are decoded into memory
   std::vector<Schema> schemas;
   struct Entry {

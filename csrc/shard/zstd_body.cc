@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -21,8 +22,7 @@
 namespace stoker {
 namespace {
 
-// Frames are decoded together until they make up a page at least: less could never be given back.
-/// Whole frames that are decoded together.
+/// Whole frames that are decoded together: a page of raw bytes at least, since less could never be given back.
 struct Frames {
   Range file;  // where they are in the file
   Range raw;   // what they hold
@@ -115,6 +115,9 @@ class DecodedBody final : public ShardBody {
     read([&](std::span<const std::byte> bytes) {
       const size_t got = ZSTD_decompressDCtx(thread_decoder(), memory_.data() + frames.raw.begin, frames.raw.size(),
                                              bytes.data() + frames.file.begin, frames.file.size());
+      if (ZSTD_getErrorCode(got) == ZSTD_error_dstSize_tooSmall)
+        throw corrupt_file(
+            path_, text("holds more when decompressed than the ", frames.raw.size(), " bytes that index.json states"));
       if (ZSTD_isError(got))
         throw corrupt_file(
             path_, text("has a corrupt zstd frame from byte ", frames.file.begin, " on: ", ZSTD_getErrorName(got)));
@@ -232,6 +235,7 @@ class ExpandedBody final : public ShardBody {
       reader->read(buffer);
       expanded.write(buffer);
     }
+    reader->expect_end();
     expanded.commit();
     const File raw(raw_path_);
     if (raw.size_bytes() != raw_bytes_) throw corrupt_file(raw_path_, "has another size than index.json says");

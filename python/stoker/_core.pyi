@@ -21,6 +21,7 @@ class StreamFiles:
         *,
         name: str,
         directory: str,
+        follow_links: bool,
         expand_directory: str,
         schemas: Sequence[Sequence[Column]],
         raw_basenames: Sequence[str],

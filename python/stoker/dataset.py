@@ -64,8 +64,13 @@ class TokenDataset:
         self.sizes = [_sizes(name, index, options.layout) for name, index in zip(self.names, self.indexes, strict=True)]
         self.counts = self._count_units()
         files = [
-            stream_files(name, index, expand_directory=_expand_directory(options.cache_dir, name, index) if big else "")
-            for name, index, big in zip(self.names, self.indexes, self._choose_expanded(), strict=True)
+            stream_files(
+                str(stream.name),
+                index,
+                follow_links=stream.follow_links,
+                expand_directory=_expand_directory(options.cache_dir, str(stream.name), index) if big else "",
+            )
+            for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(), strict=True)
         ]
         self.store = _core.ShardStore(files, options.cache_memory)
 
@@ -171,12 +176,15 @@ class TokenDataset:
         return min(stream_bytes, 2 * lanes * block_bytes)
 
 
-def stream_files(name: str, index: StreamIndex, *, expand_directory: str = "") -> _core.StreamFiles:
+def stream_files(
+    name: str, index: StreamIndex, *, follow_links: bool = False, expand_directory: str = ""
+) -> _core.StreamFiles:
     """An index as the core takes it. Compressed shards are expanded into `expand_directory`, if that is not empty, else
     into memory."""
     return _core.StreamFiles(
         name=name,
         directory=index.directory,
+        follow_links=follow_links,
         expand_directory=expand_directory,
         schemas=[schema.columns for schema in index.schemas],
         raw_basenames=index.raw_basenames,

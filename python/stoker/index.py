@@ -211,8 +211,10 @@ def _tokens(
         if totals.index_sha256 != hashlib.sha256(content).hexdigest():
             raise ValueError(f"{where} was counted for another {path}: run `stoker index` on the directory again.")
     lists = (totals.tokens, totals.loss_tokens, totals.longest_sample)
-    if totals.version != 1 or any(len(x) != len(index.shards) or any(n < 0 for n in x) for x in lists):
-        raise ValueError(f"{where} must be of version 1 and have one total of at least 0 for each shard.")
+    if totals.version != 1 or any(
+        len(x) != len(index.shards) or any(not 0 <= n <= _MAX_BYTES for n in x) for x in lists
+    ):
+        raise ValueError(f"{where} must be of version 1 and have one total from 0 to {_MAX_BYTES} for each shard.")
     return np.array(totals.tokens, np.uint64)
 
 

@@ -99,7 +99,7 @@ def _token_encoding(
     if base == "ndarray" and (not dtype or dtype in INTEGER_TYPES):
         if not shape:
             return "array", dtype or None
-        if "," not in shape and fixed_size == int(shape) * np.dtype(dtype).itemsize:
+        if shape.isdecimal() and fixed_size == int(shape) * np.dtype(dtype).itemsize:
             return "static_array", dtype
     raise ValueError(
         f"{where} has a column {name!r} of encoding {encoding!r} and size {fixed_size or 'variable'}: tokens are "

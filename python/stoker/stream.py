@@ -28,6 +28,8 @@ class Stream:
         repeat: Passes an epoch; may be fractional.
         choose: Units an epoch: samples (`pad`) or rows (`concat`).
         bytes_dtype: Integer type of token columns whose encoding is `bytes`, which does not tell it.
+        follow_links: Shards may be symbolic links that lead out of the directory, as in the cache of the Hugging Face
+            hub. Without it such a shard is an error: an index should not make a job read files elsewhere.
 
     Raises:
         ValueError: More than one weight is given, one is not a number of at least 0, `bytes_dtype` is no integer type,
@@ -41,6 +43,7 @@ class Stream:
     repeat: float | None = None
     choose: int | None = None
     bytes_dtype: str = "int64"
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         local = os.path.abspath(os.fspath(self.local))

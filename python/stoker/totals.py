@@ -31,7 +31,7 @@ def count_tokens(directory: str | os.PathLike[str], *, bytes_dtype: str = "int64
     index = read_index(directory, bytes_dtype)
     if any(schema.kind != "text" for schema in index.schemas):
         raise ValueError(f"{index_path(directory)} has labels: only text streams can be counted.")
-    store = _core.ShardStore([stream_files(directory, index)], 0)
+    store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)
     tokens, longest = [], []
     for shard, samples in enumerate(index.samples):
         total, longest_sample = store.totals(0, shard) if samples else (0, 0)
