@@ -8,20 +8,21 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 PEERS := .venv-peers
 BIN := $(VENV)/bin
-CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/cpp/*.h' 'tests/cpp/*.cc')
+CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/*.h' 'tests/*.cc')
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call need,PACKAGE,TEST): installs a Debian package, saying so, where TEST fails.
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-test asan tsan py-test peers lint format types clean
+.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test peers lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
 	@echo "make test-all  the same, then sanitizers and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
+	@echo "make fuzz      search for shards that break the reader, for FUZZ_SECONDS"
 	@echo "make format    format C++ and Python"
 	@echo "make clean     remove what all of these have made"
 
@@ -59,6 +60,16 @@ cpp-test asan tsan:
 	cmake --preset $(PRESET) > /dev/null
 	cmake --build --preset $(PRESET)
 	ctest --preset $(PRESET) --progress
+
+# Searches for shards that the reader does not stand, for as long as it is told; what it finds belongs into the corpus.
+FUZZ_SECONDS ?= 60
+fuzz:
+	$(call need,clang,clang++ --version)
+	cmake --preset fuzz > /dev/null
+	cmake --build --preset fuzz
+	mkdir -p build/fuzz/corpus
+	cd build/fuzz && ./shard_fuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 \
+	    corpus ../../tests/fuzz/corpus
 
 py-test: build
 	$(BIN)/python -m pytest -q

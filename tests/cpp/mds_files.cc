@@ -110,7 +110,10 @@ Schema schema_of(const Form& form) {
 
 StreamFiles write_stream(const TemporaryDirectory& directory, const std::string& name,
                          const std::vector<ShardLengths>& shards, const Form& form) {
-  StreamFiles files{name, directory / name, {}, {schema_of(form)}, {}};
+  StreamFiles files;
+  files.name = name;
+  files.directory = directory / name;
+  files.schemas = {schema_of(form)};
   for (uint32_t i = 0; i < shards.size(); ++i) {
     const Bytes raw = raw_shard(name, i, shards[i], form);
     const std::string basename = "shard." + std::to_string(i) + ".mds";
