@@ -7,6 +7,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV := .venv
 PEERS := .venv-peers
+DEBUG := .venv-debug
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/*.h' 'tests/*.cc')
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -15,12 +16,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test peers lint format types clean
+.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test debug peers lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
-	@echo "make test-all  the same, then sanitizers and peers"
+	@echo "make test-all  the same, then sanitizers, the package with assertions, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
 	@echo "make fuzz      search for shards that break the reader, for FUZZ_SECONDS"
 	@echo "make format    format C++ and Python"
@@ -31,7 +32,7 @@ demo: build
 
 test: cpp-test py-test lint types
 
-test-all: test asan tsan peers
+test-all: test asan tsan debug peers
 
 # ---------------------------------------------------------------- build
 $(VENV)/.tools: pyproject.toml Makefile
@@ -74,6 +75,13 @@ fuzz:
 py-test: build
 	$(BIN)/python -m pytest -q
 
+# The package with assertions: no work of the core is done while the GIL is held, among others.
+debug: $(VENV)/.tools
+	$(PYTHON) -m venv $(DEBUG)
+	cd $(DEBUG)/lib/*/site-packages && ls -d $(CURDIR)/$(VENV)/lib/*/site-packages > tools.pth
+	$(DEBUG)/bin/python -m pip install -q --no-build-isolation --no-deps . -C cmake.build-type=Debug
+	$(DEBUG)/bin/python -m pytest -q tests/python --ignore tests/python/test_package.py
+
 $(PEERS)/.tools: tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q torch==2.13.0
@@ -100,4 +108,4 @@ types: build
 	$(BIN)/stubtest stoker._core --allowlist tests/stubtest_allowlist.txt --ignore-unused-allowlist
 
 clean:
-	rm -rf build dist .demo $(VENV) $(PEERS)
+	rm -rf build dist .demo $(VENV) $(PEERS) $(DEBUG)

@@ -10,6 +10,7 @@ namespace stoker {
 namespace {
 
 std::atomic<uint64_t> generation = 0;
+std::atomic<bool (*)()> work_check = nullptr;
 
 }  // namespace
 
@@ -38,6 +39,13 @@ std::thread start_thread(const std::string& name, std::function<void()> body) {
     pthread_sigmask(SIG_SETMASK, &previous, nullptr);
     throw;
   }
+}
+
+void set_work_check(bool (*holds)()) { work_check = holds; }
+
+bool work_check_holds() {
+  const auto holds = work_check.load();
+  return holds == nullptr || holds();
 }
 
 }  // namespace stoker

@@ -16,4 +16,9 @@ uint64_t fork_generation();
 /// that the host program's handlers run in its own threads.
 std::thread start_thread(const std::string& name, std::function<void()> body);
 
+/// Builds with assertions only: something that must hold whenever the core takes up work, on whatever thread. The
+/// bindings set it to: the GIL is not held.
+void set_work_check(bool (*holds)());
+bool work_check_holds();
+
 }  // namespace stoker

@@ -4,7 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <deque>
 #include <memory>
@@ -15,6 +17,7 @@
 
 #include "base/buffer_pool.h"
 #include "base/error.h"
+#include "base/process.h"
 #include "bindings/errors.h"
 #include "engine/engine.h"
 #include "engine/planner.h"
@@ -245,22 +248,19 @@ class BoundEngine {
 
  private:
   void wait(double timeout_s) const {
-    using std::chrono::nanoseconds;
     using Seconds = std::chrono::duration<double>;
-    static constexpr nanoseconds kSlice = std::chrono::milliseconds(100);
+    static constexpr Seconds kSlice{0.1};
+    if (engine_->wait(std::chrono::nanoseconds::zero())) return;
     const auto start = std::chrono::steady_clock::now();
-    for (bool done = engine_->wait(nanoseconds::zero()); !done;) {
-      nanoseconds slice = kSlice;
-      if (timeout_s > 0) {
-        const Seconds left = Seconds(timeout_s) - (std::chrono::steady_clock::now() - start);
-        if (left.count() <= 0) raise_timeout(timeout_s);
-        if (left < kSlice) slice = std::chrono::duration_cast<nanoseconds>(left);
-      }
+    for (Seconds left(timeout_s > 0 ? timeout_s : HUGE_VAL);;) {
       {
         const py::gil_scoped_release release;
-        done = engine_->wait(slice);
+        if (engine_->wait(std::chrono::ceil<std::chrono::nanoseconds>(std::min(left, kSlice)))) return;
       }
       if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+      if (timeout_s == 0) continue;
+      left = Seconds(timeout_s) - (std::chrono::steady_clock::now() - start);
+      if (left.count() <= 0) raise_timeout(timeout_s);
     }
   }
 
@@ -305,6 +305,7 @@ void bind_counts(py::class_<Owner>& type) {
 PYBIND11_MODULE(_core, m) {
   using namespace stoker;
   register_errors();
+  set_work_check([] { return PyGILState_Check() == 0; });
 
   bind<Column>(m, "Column").def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
   bind<StreamFiles>(m, "StreamFiles")

@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cassert>
 #include <utility>
 
 #include "base/error.h"
@@ -92,6 +93,7 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   check_open();
   if (head_is_done()) return true;
   if (batches_.empty()) throw ArgumentError("wait() needs a submitted buffer.");
+  if (timeout <= timeout.zero()) return false;
   const Clock::time_point start = Clock::now();
   if (threads_.empty()) {
     consumer_works_ = true;
@@ -203,6 +205,7 @@ void Engine::work() {
 }
 
 void Engine::work_once(Lock& lock) {
+  assert(work_check_holds());
   try {
     choose_work(lock);
   } catch (...) {  // no memory for the queues: what they hold is not complete any more

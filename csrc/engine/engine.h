@@ -67,8 +67,8 @@ class Engine {
   /// Gives a buffer of format.size_bytes() to the engine until next() hands it back, or the engine is closed.
   void submit(std::byte* buffer);
 
-  /// Waits until next() has something to give or to raise. Returns false if `timeout` passes before that. Raises
-  /// ClosedError if the engine is closed, meanwhile too.
+  /// Waits until next() has something to give or to raise. Returns false if `timeout` passes before that; zero only
+  /// asks. Raises ClosedError if the engine is closed, meanwhile too.
   bool wait(std::chrono::nanoseconds timeout);
 
   /// The oldest submitted buffer is filled: hands it over. To be called when wait() has returned true. Raises the error

@@ -10,6 +10,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -496,6 +497,10 @@ def test_threads_start_at_the_first_batch_and_end_with_the_loader(streams: list[
     assert len(loader) > 0 and loader.order(0)
     assert workers() == 0
     next(iter(loader))
+    for _ in range(6000):  # a thread names itself when it first runs
+        if workers() == 3:
+            break
+        time.sleep(0.01)
     assert workers() == 3
     reference = weakref.ref(loader)
     del loader
