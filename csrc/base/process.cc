@@ -6,6 +6,8 @@
 #include <atomic>
 #include <utility>
 
+#include "base/error.h"
+
 namespace stoker {
 namespace {
 
@@ -19,6 +21,13 @@ uint64_t fork_generation() {
   [[maybe_unused]] static const int registered =
       pthread_atfork(nullptr, nullptr, [] { generation.fetch_add(1, std::memory_order_relaxed); });
   return generation.load(std::memory_order_relaxed);  // changes only while the process has one thread
+}
+
+void check_same_process(uint64_t of) {
+  if (of != fork_generation())
+    throw ClosedError(
+        "the loader was started in another process, before a fork; its threads do not exist here. Make a loader in "
+        "this process, or fork before the first batch is taken.");
 }
 
 std::thread start_thread(const std::string& name, std::function<void()> body) {

@@ -209,21 +209,15 @@ BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t n
 class BoundEngine {
  public:
   BoundEngine(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
-              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint32_t num_workers) {
+              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint32_t num_workers,
+              std::vector<std::pair<py::object, uintptr_t>> buffers) {
     auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row);
     engine_ = Engine::create(std::move(planner), std::move(store), format, num_workers);
+    for (auto& [buffer, address] : buffers) submit(std::move(buffer), address);
   }
 
-  ~BoundEngine() { close(); }
-
-  void submit(py::object buffer, uintptr_t address) {
-    buffers_.push_back(std::move(buffer));
-    try {
-      engine_->submit(reinterpret_cast<std::byte*>(address));  // of the buffer's memory, which it keeps alive
-    } catch (...) {
-      buffers_.pop_back();
-      throw;
-    }
+  ~BoundEngine() {
+    if (engine_) close();
   }
 
   /// Waits for the oldest buffer, in slices, so that Ctrl-C gets through; takes it and submits another in one go.
@@ -237,7 +231,7 @@ class BoundEngine {
     return py::make_tuple(std::move(buffer), std::move(info));
   }
 
-  uint64_t next_row() const { return engine_->next_row(); }
+  std::optional<uint64_t> next_row() const { return engine_->next_row(); }
   void check_process() const { engine_->check_process(); }
   Progress progress() const { return engine_->progress(); }
 
@@ -247,6 +241,16 @@ class BoundEngine {
   }
 
  private:
+  void submit(py::object buffer, uintptr_t address) {
+    buffers_.push_back(std::move(buffer));
+    try {
+      engine_->submit(reinterpret_cast<std::byte*>(address));  // of the buffer's memory, which it keeps alive
+    } catch (...) {
+      buffers_.pop_back();
+      throw;
+    }
+  }
+
   void wait(double timeout_s) const {
     using Seconds = std::chrono::duration<double>;
     static constexpr Seconds kSlice{0.1};
@@ -351,10 +355,9 @@ PYBIND11_MODULE(_core, m) {
   bind_counts(progress);
   bind<BoundEngine>(m, "Engine")
       .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
-                    uint32_t, uint32_t, uint64_t, uint32_t>(),
+                    uint32_t, uint32_t, uint64_t, uint32_t, std::vector<std::pair<py::object, uintptr_t>>>(),
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
-           "num_workers"_a)
-      .def("submit", &BoundEngine::submit, "buffer"_a, "address"_a)
+           "num_workers"_a, "buffers"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
       .def_property_readonly("next_row", &BoundEngine::next_row)
       .def("check_process", &BoundEngine::check_process)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cassert>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
@@ -41,8 +42,15 @@ std::vector<Piece> pieces_of(const BatchPlan& plan) {
 Engine::Pointer Engine::create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                                uint32_t num_workers) {
   Pointer engine(new Engine(std::move(planner), std::move(store), std::move(format)));
-  for (uint32_t i = 0; i < num_workers; ++i)
-    engine->threads_.push_back(start_thread(text("stoker-", i), [e = engine.get()] { e->work(); }));
+  engine->threads_.reserve(num_workers);
+  try {
+    for (uint32_t i = 0; i < num_workers; ++i)
+      engine->threads_.push_back(start_thread(text("stoker-", i), [e = engine.get()] { e->work(); }));
+  } catch (const std::system_error& error) {
+    throw SystemError(error.code().value(), "",
+                      text("the system refused thread ", engine->threads_.size() + 1, " of num_workers=", num_workers,
+                           ": ", error.code().message(), ". Lower num_workers, or raise the limit on processes"));
+  }
   return engine;
 }
 
@@ -53,6 +61,7 @@ Engine::Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> sto
       planner_(std::move(planner)),
       next_row_(planner_->next_row()) {
   progress_.counts.resize(store_->streams().size());
+  store_->claim();
 }
 
 Engine::~Engine() { close(); }
@@ -63,12 +72,7 @@ void Engine::Delete::operator()(Engine* engine) const {
 }
 
 // Before the mutex is touched: a fork may have copied it locked.
-void Engine::check_process() const {
-  if (fork_generation_ != fork_generation())
-    throw ClosedError(
-        "the loader was started in another process, before a fork; its threads do not exist here. Make a "
-        "loader in this process, or fork before the first batch is taken.");
-}
+void Engine::check_process() const { check_same_process(fork_generation_); }
 
 void Engine::check_open() const {
   if (is_closed_) throw ClosedError("the loader is closed.");
@@ -129,10 +133,10 @@ BatchInfo Engine::next() {
   return info;
 }
 
-uint64_t Engine::next_row() const {
+std::optional<uint64_t> Engine::next_row() const {
   check_process();
   const std::lock_guard lock(mutex_);
-  return next_row_;
+  return is_closed_ ? std::nullopt : std::optional(next_row_);
 }
 
 Progress Engine::progress() const {
@@ -187,9 +191,10 @@ void Engine::close() {
   fills_.clear();
   loading_.clear();
   ahead_.clear();
+  ahead_order_.clear();
   ahead_pieces_.clear();
   batches_.clear();
-  store_->release_all();
+  store_->unclaim();
 }
 
 // ---------------------------------------------------------------- workers
@@ -218,7 +223,7 @@ void Engine::work_once(Lock& lock) {
 bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_planned_ < batches_.size(); }
 
 bool Engine::has_work() const {
-  return !fills_.empty() || !loads_.empty() || can_plan() || !ahead_.empty() || !ahead_pieces_.empty();
+  return !fills_.empty() || !loads_.empty() || can_plan() || !ahead_order_.empty() || !ahead_pieces_.empty();
 }
 
 void Engine::choose_work(Lock& lock) {
@@ -253,6 +258,7 @@ void Engine::plan(Lock& lock) {
   lock.lock();
   progress_.plan_s += plan_s;
   is_planning_ = false;
+  if (batch.error) return;  // it has failed meanwhile, with all others
   if (error) {
     fail(batch, error);
     return;
@@ -273,19 +279,16 @@ void Engine::apply(const std::vector<BlockChange>& changes) {
   for (const BlockChange& change : changes) {
     for (const ShardRange& range : change.ranges) {
       const ShardId id{change.stream, range.shard};
-      const auto place = std::find_if(ahead_.begin(), ahead_.end(), [&](const Ahead& a) { return a.id == id; });
       if (!change.begins) {
-        if (!store_->release(id) && place != ahead_.end()) ahead_.erase(place);
+        if (!store_->release(id)) ahead_.erase(id);
         continue;
       }
       store_->hold(id);
       if (threads_.empty()) continue;  // nobody to look ahead
-      if (place == ahead_.end()) {
-        ahead_.push_back({id, range.things});
-      } else {
-        place->things = {std::min(place->things.begin, range.things.begin),
-                         std::max(place->things.end, range.things.end)};
-      }
+      const auto [place, is_new] = ahead_.try_emplace(id, range.things);
+      if (is_new) ahead_order_.push_back(id);
+      place->second = {std::min(place->second.begin, range.things.begin),
+                       std::max(place->second.end, range.things.end)};
     }
   }
 }
@@ -382,19 +385,21 @@ void Engine::look_ahead(Lock& lock) {
     lock.lock();
     return;
   }
-  const Ahead ahead = ahead_.front();
-  ahead_.pop_front();
+  const ShardId id = ahead_order_.front();
+  ahead_order_.pop_front();
+  const auto ahead = ahead_.extract(id);
+  if (ahead.empty()) return;  // not needed any more
   lock.unlock();
-  const std::vector<Piece> pieces = open_ahead(ahead);
+  const std::vector<Piece> pieces = open_ahead(id, ahead.mapped());
   lock.lock();
   ahead_pieces_.insert(ahead_pieces_.end(), pieces.begin(), pieces.end());
 }
 
-std::vector<Piece> Engine::open_ahead(const Ahead& ahead) const {
+std::vector<Piece> Engine::open_ahead(ShardId id, Range things) const {
   std::vector<Piece> pieces;
   try {
-    const std::shared_ptr<const Shard> shard = store_->get(ahead.id);
-    const Range samples = planner_->samples_of(*shard, ahead.things);
+    const std::shared_ptr<const Shard> shard = store_->get(id);
+    const Range samples = planner_->samples_of(*shard, things);
     shard->body().will_need(shard->bytes_of(samples));
     append_pieces(shard, samples, pieces);
   } catch (const std::exception&) {

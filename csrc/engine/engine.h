@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -75,8 +76,8 @@ class Engine {
   /// of its batch, at every call.
   BatchInfo next();
 
-  /// The global row at which the batch begins that next() hands over next.
-  uint64_t next_row() const;
+  /// The global row at which the batch begins that next() hands over next; nothing once the engine is closed.
+  std::optional<uint64_t> next_row() const;
 
   /// What the oldest batch waits for, as a part of a sentence.
   std::string waiting_for() const;
@@ -109,11 +110,6 @@ class Engine {
     uint32_t begin;
     uint32_t end;
   };
-  /// A part of a shard that something will be read from soon.
-  struct Ahead {
-    ShardId id;
-    Range things;  // of the order
-  };
   using Lock = std::unique_lock<std::mutex>;
 
   Engine(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format);
@@ -130,7 +126,7 @@ class Engine {
   void load(Lock& lock);
   void fill(Lock& lock);
   void look_ahead(Lock& lock);
-  std::vector<Piece> open_ahead(const Ahead& ahead) const;
+  std::vector<Piece> open_ahead(ShardId id, Range things) const;
   void apply(const std::vector<BlockChange>& changes);
   void begin_load(const Piece& piece, Batch* waiter);
   void enqueue_fills(Batch& batch);
@@ -160,7 +156,8 @@ class Engine {
   std::deque<FillJob> fills_;
   std::deque<Piece> loads_;                       // to be loaded, oldest batch first
   std::map<Piece, std::vector<Batch*>> loading_;  // pieces in loads_ or being loaded, and who waits for them
-  std::deque<Ahead> ahead_;                       // to be looked at when nothing else is to be done, each shard once
+  std::map<ShardId, Range> ahead_;                // what will be read of shards: to be looked at when there is time
+  std::deque<ShardId> ahead_order_;               // keys that ahead_ has, or had, in the order of need
   std::deque<Piece> ahead_pieces_;                // to be loaded when nothing else is to be done
   Progress progress_;
 

@@ -3,6 +3,7 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "base/error.h"
@@ -15,7 +16,12 @@ class UncompressedReader final : public RawReader {
   explicit UncompressedReader(const File& file) : file_(file) {}
 
   void read(std::span<std::byte> out) override {
-    file_.read_at(offset_, out);
+    if (out.size() < kBlockBytes) {
+      if (offset_ < block_offset_ || offset_ + out.size() > block_offset_ + block_.size()) fill_block(out.size());
+      std::memcpy(out.data(), block_.data() + (offset_ - block_offset_), out.size());
+    } else {
+      file_.read_at(offset_, out);
+    }
     offset_ += out.size();
   }
   void skip(uint64_t size_bytes) override { offset_ += size_bytes; }
@@ -25,8 +31,20 @@ class UncompressedReader final : public RawReader {
   }
 
  private:
+  static constexpr size_t kBlockBytes = size_t{1} << 18;
+
+  // Small reads are served from blocks: samples are often read one by one.
+  void fill_block(size_t needed) {
+    const uint64_t left = offset_ < file_.size_bytes() ? file_.size_bytes() - offset_ : 0;
+    block_.resize(std::max<uint64_t>(needed, std::min<uint64_t>(kBlockBytes, left)));  // too much raises in read_at
+    block_offset_ = offset_;
+    file_.read_at(offset_, block_);
+  }
+
   const File& file_;
   uint64_t offset_ = 0;
+  std::vector<std::byte> block_;
+  uint64_t block_offset_ = 0;
 };
 
 class ZstdReader final : public RawReader {

@@ -60,7 +60,8 @@ Shard::Shard(ShardFile file, const Schema& schema) : file_(std::move(file)), sch
     read_offsets(*reader);
     read_lengths(*reader);
     if (file_.tokens && *file_.tokens != num_tokens())
-      throw corrupt_file(file_.path, text("holds ", num_tokens(), " tokens but the index says ", *file_.tokens));
+      throw corrupt_file(file_.path, text("holds ", num_tokens(), " tokens but the index says ", *file_.tokens,
+                                          "; if the shard is right, run `stoker index` on its directory"));
     body_ = open_body(opened, file_);
   });
 }

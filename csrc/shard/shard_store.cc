@@ -3,10 +3,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <iterator>
+#include <utility>
 
 #include "base/error.h"
+#include "base/process.h"
 
 namespace stoker {
 namespace {
@@ -39,12 +39,15 @@ ShardFile find_file(const StreamFiles& stream, const StreamFiles::Entry& entry) 
 }  // namespace
 
 std::shared_ptr<const Shard> ShardStore::get(ShardId id) {
+  const uint64_t generation = claimed_by_;
+  if (generation != kNobody) check_same_process(generation);
   {
     const std::lock_guard lock(mutex_);
     const auto found = open_.find(id);
     if (found != open_.end() && !found->second.shard->is_retired()) {
-      uses_.splice(uses_.end(), uses_, found->second.use);
-      return found->second.shard;
+      Open& open = found->second;
+      open.uses->splice(open.uses->end(), *open.uses, open.use);
+      return open.shard;
     }
   }
   // Not under the mutex: files are slow. Two threads may open the same shard; the first one's is kept.
@@ -59,26 +62,44 @@ std::shared_ptr<const Shard> ShardStore::get(ShardId id) {
 
 std::shared_ptr<const Shard> ShardStore::keep(ShardId id, std::shared_ptr<const Shard> opened, Shards& closed) {
   const std::lock_guard lock(mutex_);
-  const auto close = [&](std::map<ShardId, Open>::iterator place) {
-    place->second.shard->retire();
-    head_bytes_ -= place->second.shard->head_bytes();
-    closed.push_back(std::move(place->second.shard));
-    uses_.erase(place->second.use);
+  const auto close = [&](OpenShards::iterator place) {
+    Open& open = place->second;
+    unfile(open);
+    open.shard->retire();
+    closed.push_back(std::move(open.shard));
     open_.erase(place);
   };
   const auto found = open_.find(id);
   if (found != open_.end() && !found->second.shard->is_retired()) return found->second.shard;
   if (found != open_.end()) close(found);
 
-  head_bytes_ += opened->head_bytes();
-  opened->set_held(holds_.count(id) > 0);
-  open_[id] = {opened, uses_.insert(uses_.end(), id)};
-  while (open_.size() > 1 && (open_.size() > limits_.open_shards || head_bytes_ > limits_.head_bytes)) {
-    const auto last = std::prev(uses_.end());  // the one just opened
-    const auto loose = std::find_if(uses_.begin(), last, [&](ShardId other) { return holds_.count(other) == 0; });
-    close(open_.find(loose == last ? uses_.front() : *loose));
-  }
+  Open& open = open_[id];
+  open.shard = opened;
+  file_under(holds_.count(id) > 0 ? held_ : loose_, open, id);
+  for (auto place = next_to_close(id); place != open_.end(); place = next_to_close(id)) close(place);
   return opened;
+}
+
+ShardStore::OpenShards::iterator ShardStore::next_to_close(ShardId keeping) {
+  const bool too_many = open_.size() > limits_.open_shards;
+  for (const Uses* uses : {&loose_, &held_}) {
+    const bool too_large = uses == &loose_ && loose_head_bytes_ > limits_.loose_head_bytes;
+    if ((too_many || too_large) && !uses->empty() && !(uses->front() == keeping)) return open_.find(uses->front());
+  }
+  return open_.end();
+}
+
+void ShardStore::file_under(Uses& uses, Open& open, ShardId id) {
+  open.uses = &uses;
+  open.use = uses.insert(uses.end(), id);
+  open.shard->set_held(&uses == &held_);
+  if (&uses == &loose_) loose_head_bytes_ += open.shard->head_bytes();
+}
+
+void ShardStore::unfile(Open& open) {
+  if (open.uses == &loose_) loose_head_bytes_ -= open.shard->head_bytes();
+  open.shard->set_held(false);
+  open.uses->erase(open.use);
 }
 
 void ShardStore::hold(ShardId id) {
@@ -96,14 +117,19 @@ bool ShardStore::release(ShardId id) {
   return false;
 }
 
-void ShardStore::release_all() {
-  const std::lock_guard lock(mutex_);
-  for (const auto& [id, count] : std::exchange(holds_, {})) set_held(id, false);
-}
-
 void ShardStore::set_held(ShardId id, bool is_held) {
   const auto found = open_.find(id);
-  if (found != open_.end()) found->second.shard->set_held(is_held);
+  if (found == open_.end()) return;
+  unfile(found->second);
+  file_under(is_held ? held_ : loose_, found->second, id);
+}
+
+void ShardStore::claim() { claimed_by_ = fork_generation(); }
+
+void ShardStore::unclaim() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [id, count] : std::exchange(holds_, {})) set_held(id, false);
+  claimed_by_ = kNobody;
 }
 
 }  // namespace stoker

@@ -1,13 +1,14 @@
 // The shards of all streams: opened on first use, a bounded number of them kept open.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <list>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -44,15 +45,15 @@ struct ShardId {
   friend bool operator<(ShardId a, ShardId b) { return a.stream != b.stream ? a.stream < b.stream : a.shard < b.shard; }
 };
 
-/// Thread-safe. What get() returned stays open while it is held by the caller. Beyond the limits those shards are
-/// closed first that nobody has asked to hold, the least recently used first; their pieces go with them.
+/// Thread-safe. What get() returned stays open while the caller has it. Opening a shard beyond the limits closes
+/// others, the least recently used first, with their pieces.
 class ShardStore {
  public:
   struct Limits {
-    // A mapping each, of the 65,530 that Linux allows a process by default.
-    size_t open_shards = 8192;
-    // Offsets and lengths of open shards, 8 bytes a sample.
-    size_t head_bytes = size_t{128} << 20;
+    // A mapping each, of the 65,530 that Linux allows a process by default. Shards that are held are closed last.
+    size_t open_shards = 32'768;
+    // Offsets and lengths, 8 bytes a sample, of open shards that are not held.
+    size_t loose_head_bytes = size_t{128} << 20;
   };
 
   /// `cache_bytes`: see PieceCache.
@@ -71,27 +72,43 @@ class ShardStore {
 
   /// Returns whether the shard is still held.
   bool release(ShardId id);
-  void release_all();
+
+  /// Says that threads of this process work on the store: until unclaim(), which releases all shards too, get() raises
+  /// ClosedError in a forked child.
+  void claim();
+  void unclaim();
 
   PieceCache& pieces() { return pieces_; }
 
  private:
+  using Uses = std::list<ShardId>;  // least recently used first
   struct Open {
     std::shared_ptr<const Shard> shard;
-    std::list<ShardId>::iterator use;  // in uses_
+    Uses* uses;  // held_ or loose_
+    Uses::iterator use;
   };
+  using OpenShards = std::map<ShardId, Open>;
   using Shards = std::vector<std::shared_ptr<const Shard>>;
   std::shared_ptr<const Shard> keep(ShardId id, std::shared_ptr<const Shard> opened, Shards& closed);
+  void file_under(Uses& uses, Open& open, ShardId id);
+  void unfile(Open& open);
   void set_held(ShardId id, bool is_held);
+  OpenShards::iterator next_to_close(ShardId keeping);
 
   const std::vector<StreamFiles> streams_;
   const Limits limits_;
   PieceCache pieces_;
   std::mutex mutex_;
-  std::map<ShardId, Open> open_;       // guarded by mutex_
-  std::list<ShardId> uses_;            // guarded by mutex_; keys of open_, least recently used first
-  size_t head_bytes_ = 0;              // guarded by mutex_; of the shards in open_
-  std::map<ShardId, uint32_t> holds_;  // guarded by mutex_
+
+  // Guarded by mutex_.
+  OpenShards open_;
+  Uses held_;   // keys of open_ that holds_ has
+  Uses loose_;  // the others
+  size_t loose_head_bytes_ = 0;
+  std::map<ShardId, uint32_t> holds_;
+
+  static constexpr uint64_t kNobody = UINT64_MAX;
+  std::atomic<uint64_t> claimed_by_ = kNobody;  // a fork generation
 };
 
 }  // namespace stoker

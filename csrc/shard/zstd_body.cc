@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <new>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -170,10 +171,14 @@ class DecodedBody final : public ShardBody {
 /// A file that appears under its name only when it is whole.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::string path) : path_(std::move(path)), temporary_path_(path_ + ".XXXXXX") {
+  explicit AtomicFile(std::string path) : path_(std::move(path)) {
     std::error_code error;  // a failure shows when the file is created
     std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), error);
-    fd_ = ::mkostemp(temporary_path_.data(), O_CLOEXEC);
+    std::random_device random;
+    do {
+      temporary_path_ = text(path_, ".", std::hex, random());
+      fd_ = ::open(temporary_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);  // less the umask
+    } while (fd_ < 0 && errno == EEXIST);
     if (fd_ < 0) throw failure();
   }
   AtomicFile(const AtomicFile&) = delete;
@@ -194,7 +199,8 @@ class AtomicFile {
   }
 
   void commit() {
-    if (::fchmod(fd_, 0644) != 0 || ::rename(temporary_path_.c_str(), path_.c_str()) != 0) throw failure();
+    // On the disk before it has its name: it is trusted by its size later.
+    if (::fdatasync(fd_) != 0 || ::rename(temporary_path_.c_str(), path_.c_str()) != 0) throw failure();
     ::close(std::exchange(fd_, -1));
   }
 
@@ -256,8 +262,11 @@ std::unique_ptr<ShardBody> decode_zstd(const File& file, uint64_t raw_bytes) {
 }
 
 std::unique_ptr<ShardBody> expand_zstd(const File& file, uint64_t raw_bytes, std::string raw_path) {
-  std::error_code error;  // absent or unreadable: expand
-  if (std::filesystem::file_size(raw_path, error) == raw_bytes && !error) return map_raw(File(raw_path));
+  std::error_code error;
+  if (std::filesystem::exists(raw_path, error)) {
+    const File raw(raw_path);
+    if (raw.size_bytes() == raw_bytes) return map_raw(raw);
+  }
   return std::make_unique<ExpandedBody>(file, raw_bytes, std::move(raw_path));
 }
 

@@ -140,7 +140,8 @@ class Progress:
 
 @final
 class Engine:
-    """Fills submitted buffers with the batches of one rank, in order."""
+    """Fills buffers with the batches of one rank, in order. A buffer is an object that keeps memory alive, and the
+    memory's address."""
 
     def __init__(
         self,
@@ -153,16 +154,14 @@ class Engine:
         world_size: int,
         first_row: int,
         num_workers: int,
+        buffers: Sequence[tuple[object, int]],
     ) -> None: ...
-    def submit(self, buffer: object, address: int) -> None:
-        """Gives the engine memory at `address`, which `buffer` keeps alive."""
-
     def next(self, timeout_s: float, replacement: object, address: int) -> tuple[Any, BatchInfo]:
-        """The oldest submitted buffer, filled; `replacement` is submitted instead."""
+        """The oldest buffer, filled; `replacement` is filled later instead."""
 
     @property
-    def next_row(self) -> int:
-        """The global row at which the batch begins that `next` gives next."""
+    def next_row(self) -> int | None:
+        """The global row at which the batch begins that `next` gives next; None once it is closed."""
 
     def check_process(self) -> None:
         """Raises LoaderClosedError in a forked child."""

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,14 @@ from stoker.stream import Stream
 logger = logging.getLogger("stoker")
 
 _MAX_EPOCH_UNITS = 1 << 40  # positions of the order
+
+
+class Opened(NamedTuple):
+    """What depends on the number of lanes: the order, and the shards as they are kept for it."""
+
+    lanes: int
+    order: _core.Order
+    store: _core.ShardStore
 
 
 class TokenDataset:
@@ -63,6 +72,32 @@ class TokenDataset:
         self.indexes = [read_index(s.directory, s.bytes_dtype) for s in self.streams]
         self.sizes = [_sizes(name, index, options.layout) for name, index in zip(self.names, self.indexes, strict=True)]
         self.counts = self._count_units()
+        self._opened = self._open(options.lanes)
+
+    def __len__(self) -> int:
+        """Units an epoch: samples (`pad`) or rows (`concat`)."""
+        return sum(self.counts)
+
+    def opened(self, lanes: int) -> Opened:
+        """What the core needs for a run over a number of lanes. The same as before as long as that is the same."""
+        if self._opened.lanes != lanes:
+            self._opened = self._open(lanes)
+        return self._opened
+
+    def _open(self, lanes: int) -> Opened:
+        options = self._options
+        order = _core.Order(
+            names=self.names,
+            sizes=self.sizes,
+            counts=self.counts,
+            seed=options.seed,
+            lanes=lanes,
+            global_batch=options.global_batch,
+            unit=options.unit,
+            drop_last=options.drop_last,
+            shuffle=options.shuffle,
+            shuffle_block=options.shuffle_block,
+        )
         files = [
             stream_files(
                 str(stream.name),
@@ -70,28 +105,9 @@ class TokenDataset:
                 follow_links=stream.follow_links,
                 expand_directory=_expand_directory(options.cache_dir, str(stream.name), index) if big else "",
             )
-            for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(), strict=True)
+            for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(lanes), strict=True)
         ]
-        self.store = _core.ShardStore(files, options.cache_memory)
-
-    def __len__(self) -> int:
-        """Units an epoch: samples (`pad`) or rows (`concat`)."""
-        return sum(self.counts)
-
-    def make_order(self, options: Options) -> _core.Order:
-        """The order of a run with `options`, which may differ from the dataset's in lanes and batch."""
-        return _core.Order(
-            names=self.names,
-            sizes=self.sizes,
-            counts=self.counts,
-            seed=options.seed,
-            lanes=options.lanes,
-            global_batch=options.global_batch,
-            unit=options.unit,
-            drop_last=options.drop_last,
-            shuffle=options.shuffle,
-            shuffle_block=options.shuffle_block,
-        )
+        return Opened(lanes, order, _core.ShardStore(files, options.cache_memory))
 
     def read(self, stream: str, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer]]:
         """Reads one sample, for looking at it.
@@ -114,7 +130,7 @@ class TokenDataset:
         s = self.names.index(stream)
         shard = check_index(f"shard of stream {stream!r}", shard, 0, len(self.sizes[s]) - 1)
         sample = check_index(f"sample of shard {shard}", sample, 0, int(self.indexes[s].samples[shard]) - 1)
-        return self.store.read_sample(s, shard, sample)
+        return self._opened.store.read_sample(s, shard, sample)
 
     def _count_units(self) -> list[int]:
         """Units an epoch of each stream."""
@@ -147,10 +163,10 @@ class TokenDataset:
                 logger.warning("%s an epoch: it delivers nothing.", what)
         return counts
 
-    def _choose_expanded(self) -> list[bool]:
+    def _choose_expanded(self, lanes: int) -> list[bool]:
         """Which compressed streams are expanded to files: the largest ones, until the working set of the rest fits
         `cache_memory`."""
-        needs = [self._working_set_bytes(s) for s in range(len(self.streams))]
+        needs = [self._working_set_bytes(s, lanes) for s in range(len(self.streams))]
         expanded = [False] * len(needs)
         total = sum(needs)
         for s in sorted(range(len(needs)), key=lambda s: -needs[s]):
@@ -160,7 +176,7 @@ class TokenDataset:
             total -= needs[s]
         return expanded
 
-    def _working_set_bytes(self, s: int) -> int:
+    def _working_set_bytes(self, s: int, lanes: int) -> int:
         """Decompressed bytes that this rank keeps of a stream: what lies under the block at hand and the next one of
         each lane that it plans, rounded up to what is decoded together."""
         index, options = self.indexes[s], self._options
@@ -172,8 +188,8 @@ class TokenDataset:
             return stream_bytes
         piece_bytes = index.frame_bytes or int(index.raw_bytes.max())
         block_bytes = stream_bytes * options.shuffle_block // units + 2 * piece_bytes
-        lanes = options.lanes // gcd(options.lanes, options.world_size) if options.shuffle else 1
-        return min(stream_bytes, 2 * lanes * block_bytes)
+        planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
+        return min(stream_bytes, 2 * planned * block_bytes)
 
 
 def stream_files(

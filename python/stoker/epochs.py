@@ -6,6 +6,26 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
+class Place(NamedTuple):
+    """Where a loader stands: behind the last batch received.
+
+    Attributes:
+        lanes: Parts that the order is made of.
+        epoch: The epoch at hand.
+        first_row: The global row at which it began, in this run: a run whose global batch has changed begins at other
+            rows than one that has not.
+        row: The global row that comes next.
+        goes_on: Whether `iter` goes on from here. It does where nothing of the epoch has been received yet and where a
+            state was loaded; an epoch that was left in the middle is over.
+    """
+
+    lanes: int
+    epoch: int = 0
+    first_row: int = 0
+    row: int = 0
+    goes_on: bool = True
+
+
 @dataclass(frozen=True)
 class Epochs:
     """Global row numbers of epochs of `units` rows, delivered in global batches.
@@ -15,13 +35,11 @@ class Epochs:
         global_batch: Rows a step over all ranks, G.
         drop_last: Epochs follow each other without a gap, and what does not fill a global batch comes first in the next
             epoch; False: each epoch takes whole global batches of its own.
-        phase: Batches begin at rows = phase (mod G): 0, unless G has changed in the middle of the run.
     """
 
     units: int
     global_batch: int
     drop_last: bool
-    phase: int = 0
 
     def __post_init__(self) -> None:
         if self.drop_last and self.units < self.global_batch:
@@ -30,39 +48,39 @@ class Epochs:
                 "epoch_size or the weights, lower batch_size, or set drop_last=False."
             )
 
-    def begin(self, epoch: int) -> int:
-        """The first row of the first batch of an epoch; it may be of the epoch before. `end` of the epoch before."""
+    def begin(self, epoch: int, phase: int = 0) -> int:
+        """The first row of the first batch of an epoch; it may be of the epoch before.
+
+        Args:
+            epoch: From 0 on.
+            phase: Batches begin at rows = phase (mod G).
+        """
         if not self.drop_last:
             return epoch * -(-self.units // self.global_batch) * self.global_batch
-        return max(0, epoch * self.units - self.phase) // self.global_batch * self.global_batch + self.phase
+        return max(0, epoch * self.units - phase) // self.global_batch * self.global_batch + phase
 
-    def num_batches(self, epoch: int) -> int:
-        """Batches of an epoch."""
-        return (self.begin(epoch + 1) - self.begin(epoch)) // self.global_batch
+    def end(self, place: Place) -> int:
+        """The row behind the epoch that a loader stands in."""
+        return self.begin(place.epoch + 1, place.row % self.global_batch)
 
-    def contains(self, epoch: int, row: int) -> bool:
-        """Whether a loader can stand before `row`, or at its end, in an epoch."""
-        begin, end = self.begin(epoch), self.begin(epoch + 1)
-        return begin <= row <= end and (row - begin) % self.global_batch == 0
+    def num_batches(self, place: Place) -> int:
+        """Batches of the epoch that a loader stands in."""
+        return (self.end(place) - place.first_row) // self.global_batch
 
-    def place(self, epoch: int, row: int) -> Place:
-        """Before a row of an epoch; at the end of one: at the beginning of the next."""
-        return Place(epoch + 1 if row == self.begin(epoch + 1) else epoch, row)
+    def contains(self, place: Place) -> bool:
+        """Whether a loader can stand there."""
+        if self.drop_last:
+            begins_right = (place.epoch - 1) * self.units < place.first_row < (place.epoch + 1) * self.units
+        else:
+            begins_right = place.first_row == self.begin(place.epoch)
+        in_batches = (place.row - place.first_row) % self.global_batch == 0
+        return begins_right and in_batches and 0 <= place.first_row <= place.row <= self.end(place)
 
-    def next_start(self, place: Place) -> Place:
-        """Where `iter` begins."""
-        return place if place.goes_on else self.place(place.epoch + 1, self.begin(place.epoch + 1))
+    def start(self, place: Place) -> Place:
+        """Where `iter` begins: there, or with the next epoch."""
+        return place if place.goes_on and place.row < self.end(place) else self.next_epoch(place)
 
-
-class Place(NamedTuple):
-    """Where a loader stands: behind the last batch received.
-
-    Attributes:
-        epoch, row: The epoch, and the global row that comes next.
-        goes_on: Whether `iter` goes on from here. It does where nothing of the epoch has been received yet and where a
-            state was loaded; an epoch that was left in the middle is over.
-    """
-
-    epoch: int = 0
-    row: int = 0
-    goes_on: bool = True
+    def next_epoch(self, place: Place) -> Place:
+        """The beginning of the epoch after."""
+        row = self.end(place)
+        return Place(place.lanes, place.epoch + 1, first_row=row, row=row)

@@ -1,9 +1,22 @@
-"""Files that appear under their name only when they are whole."""
+"""Files that appear under their name only when they are whole, and on the disk."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
+
+
+def write_durably(path: str, data: bytes) -> None:
+    """Writes a file and waits until it is on the disk.
+
+    Raises:
+        OSError: The directory can't be written to, or is full.
+    """
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_atomically(path: str, data: bytes) -> None:
@@ -12,12 +25,11 @@ def write_atomically(path: str, data: bytes) -> None:
     Raises:
         OSError: The directory can't be written to, or is full.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".")
+    temporary = f"{path}.{secrets.token_hex(4)}"
     try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), 0o644)  # temporary files are private
+        write_durably(temporary, data)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):  # an interrupt may come when it is renamed already
+            os.unlink(temporary)
         raise

@@ -106,12 +106,13 @@ def index_path(directory: str) -> str:
     return os.path.join(directory, "index.json")
 
 
-def read_index(directory: str, bytes_dtype: str) -> StreamIndex:
+def read_index(directory: str, bytes_dtype: str, *, with_totals: bool = True) -> StreamIndex:
     """Reads and checks the index of an MDS directory. Opens no shard.
 
     Args:
         directory: Holds index.json, and maybe stoker.json.
         bytes_dtype: Integer type of token columns whose encoding is `bytes`.
+        with_totals: False: whatever is known about tokens is left alone.
 
     Raises:
         FileNotFoundError: There is no index.json.
@@ -151,7 +152,9 @@ def read_index(directory: str, bytes_dtype: str) -> StreamIndex:
         zip_bytes=np.array([e.zip_data.bytes if e.zip_data else 0 for e in index.shards], np.uint64),
         schemas=schemas,
         schema_indexes=np.array(schema_indexes, np.uint32),
-        tokens=_tokens(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype),
+        tokens=_tokens(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype)
+        if with_totals
+        else None,
         frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
     )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from stoker import _core
@@ -161,9 +161,11 @@ class DataLoader:
             cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
         )
         self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else list(streams), options)
+        self._options = options
+        self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last)
+        self._layout = _core.Layout(options.layout, options.seq_len, options.overflow)
         self._lanes_given = lanes is not None
-        self._set_options(options)
-        self._place = Place()
+        self._place = Place(options.lanes)
         self._iteration = 0  # the one that is alive
         self._last: tuple[int, _core.BatchInfo] | None = None  # epoch and counts of the last batch received
         self._meter = Meter(len(self.dataset.counts))
@@ -171,12 +173,6 @@ class DataLoader:
         self._engine: _core.Engine | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
-
-    def _set_options(self, options: Options, phase: int = 0) -> None:
-        self._options = options
-        self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last, phase)
-        self._order = self.dataset.make_order(options)
-        self._layout = _core.Layout(options.layout, options.seq_len, options.overflow)
 
     # ------------------------------------------------------------ iteration
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -189,13 +185,14 @@ class DataLoader:
             LoaderClosedError: The loader is closed, or was started in another process.
         """
         self._check_open()
-        self._place = self._epochs.next_start(self._place)
-        self._iteration += 1
-        return _EpochIterator(self, self._iteration)
+        self._iteration += 1  # first, so that no exception leaves an older iterator at a place that is not its own
+        self._place = self._epochs.start(self._place)
+        return _EpochIterator(self, self._iteration, self._epochs.end(self._place))
 
     def __len__(self) -> int:
-        """Batches of the epoch that is being iterated, or else of the one that `iter` will give."""
-        return self._epochs.num_batches(self._place.epoch)
+        """Batches of the epoch that is being iterated, or else of the one that `iter` will give. Of an epoch in which
+        the global batch has changed: since then."""
+        return self._epochs.num_batches(self._place)
 
     def _take(self) -> tuple[dict[str, Any], _core.BatchInfo]:
         """The batch at the place where the loader stands. Changes nothing but the engine, which is started anew where
@@ -220,9 +217,10 @@ class DataLoader:
     def _start_engine(self, memory: BatchMemory, in_flight: int) -> None:
         self._stop_engine()
         options = self._options
-        engine = _core.Engine(
-            store=self.dataset.store,
-            order=self._order,
+        opened = self.dataset.opened(self._place.lanes)
+        self._engine = engine = _core.Engine(
+            store=opened.store,
+            order=opened.order,
             layout=self._layout,
             format=_core.BatchFormat(
                 fields=options.fields,
@@ -239,10 +237,8 @@ class DataLoader:
             world_size=options.world_size,
             first_row=self._place.row,
             num_workers=options.num_workers,
+            buffers=[memory.take() for _ in range(in_flight)],
         )
-        for _ in range(in_flight):
-            engine.submit(*memory.take())
-        self._engine = engine
         self._finalizer = weakref.finalize(self, engine.close)
 
     def _stop_engine(self) -> None:
@@ -257,7 +253,7 @@ class DataLoader:
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch received, JSON-able, a few hundred bytes a stream. Batches filled ahead are
         not part of it. The same on every rank."""
-        return make_state(self._specification(), self._place.epoch, self._place.row)
+        return make_state(self._specification, self._place)
 
     def load_state_dict(self, state: Mapping[str, Any], *, on_change: str = "error") -> None:
         """Goes on from a state at the next `iter`, on any rank and any world size.
@@ -275,16 +271,13 @@ class DataLoader:
         self._check_open()
         if on_change not in ("error", "adapt"):
             raise ValueError(f"on_change is {on_change!r}: it must be 'error' or 'adapt'.")
-        ours = self._specification()
-        if not self._lanes_given:
-            ours["lanes"] = saved_lanes(state) or ours["lanes"]
-        epoch, row = check_state(state, ours, len(self.dataset), adapt=on_change == "adapt")
-        self._stop_engine()
-        phase = row % self._options.global_batch if self._options.drop_last else 0
-        self._set_options(replace(self._options, lanes=ours["lanes"]), phase)
-        self._place = self._epochs.place(epoch, row)
+        lanes = self._options.lanes if self._lanes_given else saved_lanes(state) or self._place.lanes
+        ours = {**self._specification, "lanes": lanes}
+        place = check_state(state, ours, len(self.dataset), adapt=on_change == "adapt")
         self._iteration += 1
+        self._stop_engine()
         self._last = None
+        self._place = self._epochs.start(place)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next `iter` give this epoch from its beginning, or, where `iter` would go on in it after a state
@@ -295,9 +288,11 @@ class DataLoader:
         """
         epoch = check_index("epoch", epoch, 0, (1 << 40) // len(self.dataset))
         if not self._place.goes_on or epoch != self._place.epoch:
-            self._place = self._epochs.place(epoch, self._epochs.begin(epoch))
             self._iteration += 1
+            row = self._epochs.begin(epoch)
+            self._place = Place(self._place.lanes, epoch, first_row=row, row=row)
 
+    @functools.cached_property
     def _specification(self) -> dict[str, Any]:
         return specification(self.dataset, self._options)
 
@@ -313,7 +308,8 @@ class DataLoader:
         """
         batch = check_index("batch", batch, 0, (1 << 40) // self._options.global_batch)
         first_row = batch * self._options.global_batch
-        segments, ends = _core.plan_rows(self.dataset.store, self._order, self._layout, first_row)
+        opened = self.dataset.opened(self._place.lanes)
+        segments, ends = _core.plan_rows(opened.store, opened.order, self._layout, first_row)
         names = self.dataset.names
         flat = [Segment(names[s], *rest) for s, *rest in segments.tolist()]
         return [flat[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
@@ -403,25 +399,20 @@ class DataLoader:
     def __getstate__(self) -> dict[str, Any]:
         if self._engine is not None:
             raise TypeError("a loader that has started can't be pickled: pickle it before its first batch is taken.")
-        return {
-            "arguments": self._arguments,
-            "lanes": self._options.lanes,
-            "phase": self._epochs.phase,
-            "place": self._place,
-        }
+        return {"arguments": self._arguments, "place": self._place}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["arguments"])  # type: ignore[misc]  # the files are read again where it is unpickled
-        self._set_options(replace(self._options, lanes=state["lanes"]), state["phase"])
         self._place = state["place"]
 
 
 class _EpochIterator(Iterator[dict[str, Any]]):
     """The batches of one epoch of a loader."""
 
-    def __init__(self, loader: DataLoader, iteration: int) -> None:
+    def __init__(self, loader: DataLoader, iteration: int, end_row: int) -> None:
         self._loader = loader
         self._iteration = iteration
+        self._end_row = end_row
         self._is_over = False
 
     def __next__(self) -> dict[str, Any]:
@@ -447,12 +438,12 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise RuntimeError(
                 "this iterator has ended: iter(), set_epoch() or load_state_dict() of its loader was called since."
             )
-        if place.row >= loader._epochs.begin(place.epoch + 1):
+        if place.row >= self._end_row:
             self._is_over = True
-            loader._place = loader._epochs.place(place.epoch, place.row)
+            loader._place = loader._epochs.next_epoch(place)
             raise StopIteration
         batch, info = loader._take()
         # Last, and at once: an exception at any moment leaves the loader before this batch or behind it.
         loader._last = place.epoch, info
-        loader._place = Place(place.epoch, info.end_row, goes_on=False)
+        loader._place = Place(place.lanes, place.epoch, place.first_row, info.end_row, goes_on=False)
         return batch

@@ -96,10 +96,12 @@ def _token_encoding(
     dtype, _, shape = rest.partition(":")
     if encoding == "bytes":
         return "bytes", bytes_dtype
-    if base == "ndarray" and (not dtype or dtype in INTEGER_TYPES):
+    if encoding == "ndarray":
+        return "array", None
+    if base == "ndarray" and dtype in INTEGER_TYPES:
         if not shape:
-            return "array", dtype or None
-        if shape.isdecimal() and fixed_size == int(shape) * np.dtype(dtype).itemsize:
+            return "array", dtype
+        if shape.isdecimal() and fixed_size == int(shape) * np.dtype(dtype).itemsize > 0:
             return "static_array", dtype
     raise ValueError(
         f"{where} has a column {name!r} of encoding {encoding!r} and size {fixed_size or 'variable'}: tokens are "

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from stoker.dataset import TokenDataset
-from stoker.epochs import Epochs
+from stoker.epochs import Epochs, Place
 from stoker.errors import StateMismatchError
-from stoker.options import Options
+from stoker.options import Options, check_index
 
 STATE_VERSION = 1
 ORDER_VERSION = 1  # of tests/model/order.py
 
 
 def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
-    """Everything that the order of global rows depends on, and G, as a JSON-able dict.
+    """Everything but the lanes that the order of global rows depends on, and G, as a JSON-able dict.
 
     `samples` and `tokens` are those of each stream with a digest of their numbers a shard; tokens are None where the
     index files do not tell them.
@@ -30,7 +30,6 @@ def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
         "shuffle": options.shuffle,
         "seed": options.seed,
         "shuffle_block": options.shuffle_block,
-        "lanes": options.lanes,
         "drop_last": options.drop_last,
         "global_batch": options.global_batch,
         "streams": {
@@ -50,14 +49,15 @@ def _totals(of_shards: npt.NDArray[Any]) -> list[Any]:
     return [int(of_shards.sum(dtype=np.uint64)), len(of_shards), digest]
 
 
-def make_state(spec: dict[str, Any], epoch: int, rows: int) -> dict[str, Any]:
-    """The state after `rows` global rows, in `epoch`."""
+def make_state(spec: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The state of a loader that stands at a place."""
     return {
         "version": STATE_VERSION,
         "order_version": ORDER_VERSION,
-        "epoch": epoch,
-        "rows": rows,
-        "specification": spec,
+        "epoch": place.epoch,
+        "epoch_begin": place.first_row,
+        "rows": place.row,
+        "specification": {**spec, "lanes": place.lanes},
     }
 
 
@@ -65,10 +65,10 @@ def saved_lanes(state: Mapping[str, Any]) -> int | None:
     """The lanes of the run that a state is of, if it tells."""
     spec = state.get("specification") if isinstance(state, Mapping) else None
     lanes = spec.get("lanes") if isinstance(spec, Mapping) else None
-    return lanes if isinstance(lanes, int) and 1 <= lanes < 1 << 31 else None
+    return lanes if type(lanes) is int and 1 <= lanes < 1 << 31 else None
 
 
-def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, adapt: bool) -> tuple[int, int]:
+def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, adapt: bool) -> Place:
     """Checks that a state fits a loader.
 
     Args:
@@ -78,7 +78,7 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
         adapt: Accept another global batch.
 
     Returns:
-        Epoch and global rows delivered.
+        The place to go on from.
 
     Raises:
         StateMismatchError: The state is of another version or damaged, or what was delivered under it is not what this
@@ -104,27 +104,23 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
             + "; ".join(differences)
             + ". Give this loader what that one had, or start anew without the state."
         )
-    epoch, rows = state.get("epoch"), state.get("rows")
-    if not _stands(epoch, rows, theirs["global_batch"], units, ours["drop_last"]):
+    try:
+        epoch, first_row, row = (check_index(n, state.get(n), 0, 1 << 60) for n in ("epoch", "epoch_begin", "rows"))
+        place = Place(ours["lanes"], epoch, first_row, row)
+        fits = Epochs(units, theirs["global_batch"], ours["drop_last"]).contains(place)
+    except ValueError:
+        fits = False
+    if not fits:
         raise StateMismatchError(
-            f"the state is damaged: no batch of epoch {epoch!r} ends before row {rows!r}. Load another checkpoint."
+            f"the state is damaged: no batch of epoch {state.get('epoch')!r} that began at row "
+            f"{state.get('epoch_begin')!r} ends before row {state.get('rows')!r}. Load another checkpoint."
         )
-    return epoch, rows  # type: ignore[return-value]  # checked by _stands
-
-
-def _stands(epoch: Any, rows: Any, global_batch: int, units: int, drop_last: bool) -> bool:
-    """Whether a loader can stand there."""
-    if not (isinstance(epoch, int) and isinstance(rows, int) and 0 <= epoch < 1 << 40 and 0 <= rows < 1 << 60):
-        return False
-    if drop_last and global_batch > units:
-        return False
-    phase = rows % global_batch if drop_last else 0
-    return Epochs(units, global_batch, drop_last, phase).contains(epoch, rows)
+    return place if theirs["global_batch"] == ours["global_batch"] else place._replace(first_row=row)
 
 
 def _same(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], adapt: bool) -> bool:
     if name == "global_batch" and adapt and ours["drop_last"]:
-        return isinstance(theirs.get(name), int) and theirs[name] > 0
+        return type(theirs.get(name)) is int and theirs[name] > 0
     if name == "streams" and isinstance(theirs.get(name), Mapping) and set(theirs[name]) == set(ours[name]):
         return all(not _stream_difference(theirs[name][s], ours[name][s]) for s in ours[name])
     return bool(theirs.get(name) == ours[name])

@@ -28,7 +28,7 @@ def count_tokens(directory: str | os.PathLike[str], *, bytes_dtype: str = "int64
         OSError: A shard can't be read, or stoker.json not be written.
     """
     directory = os.fspath(directory)
-    index = read_index(directory, bytes_dtype)
+    index = read_index(directory, bytes_dtype, with_totals=False)
     if any(schema.kind != "text" for schema in index.schemas):
         raise ValueError(f"{index_path(directory)} has labels: only text streams can be counted.")
     store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)

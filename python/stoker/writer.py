@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stoker.encodings import Encoding, parse_encoding
-from stoker.files import write_atomically
+from stoker.files import write_atomically, write_durably
 from stoker.hashes import get_hash
 from stoker.index import Totals, index_path
 from stoker.schema import TOKEN_COLUMNS
@@ -188,11 +188,11 @@ class MDSWriter:
         basename = f"shard.{len(self._entries):05}.mds"
         zip_data = None
         if self._level is None:
-            self._write_file(basename, raw)
+            write_durably(os.path.join(self._directory, basename), raw)
         else:
             compressed = _compress(raw, self._level)
             zip_data = self._file_entry(f"{basename}.zstd", compressed)
-            self._write_file(f"{basename}.zstd", compressed)
+            write_durably(os.path.join(self._directory, f"{basename}.zstd"), compressed)
         self._entries.append(
             {
                 **self._config,
@@ -210,10 +210,6 @@ class MDSWriter:
             "bytes": len(data),
             "hashes": {name: hasher(data) for name, hasher in self._hashers.items()},
         }
-
-    def _write_file(self, basename: str, data: bytes) -> None:
-        with open(os.path.join(self._directory, basename), "wb") as file:
-            file.write(data)
 
 
 class _TokenCounter:
