@@ -24,7 +24,7 @@ struct ArgumentError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The system refused. Python: OSError with `code` (an errno) and `path`, which it puts behind the message.
+/// The system refused. Python: OSError with `code` (an errno) and `path`, which it puts behind the message, if any.
 struct SystemError : std::runtime_error {
   SystemError(int error_code, std::string file, const std::string& message)
       : std::runtime_error(message), code(error_code), path(std::move(file)) {}

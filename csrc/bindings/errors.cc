@@ -20,7 +20,8 @@ void translate(std::exception_ptr error) {
     PyErr_SetString(PyExc_ValueError, e.what());
   } catch (const SystemError& e) {
     const py::object type = py::reinterpret_borrow<py::object>(PyExc_OSError);
-    const py::object exception = type(e.code, e.what(), e.path);  // OSError picks its subclass by errno
+    // OSError picks its subclass by errno.
+    const py::object exception = e.path.empty() ? type(e.code, e.what()) : type(e.code, e.what(), e.path);
     raise(py::type::of(exception), exception);
   } catch (const CorruptShardError& e) {
     const py::object type = py::module_::import("stoker.errors").attr("CorruptShardError");

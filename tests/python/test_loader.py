@@ -465,6 +465,35 @@ def test_an_exception_at_any_moment_leaves_the_loader_where_its_state_says(
             break
 
 
+def test_an_exception_while_a_state_is_loaded_leaves_a_loader_that_serves_what_its_state_says(
+    streams: list[stoker.Stream],
+) -> None:
+    want: dict[int, list[Any]] = {}
+    for lanes in (1, 3):
+        with make(streams, lanes=lanes) as loader:
+            want[lanes] = [batch["input_ids"].tolist() for _ in range(2) for batch in loader]
+    with make(streams, lanes=3) as loader:
+        for _ in itertools.islice(loader, 3):
+            state = loader.state_dict()
+    for step in itertools.count():
+        with make(streams) as loader:
+            iterator = iter(loader)
+            next(iterator)
+            was_interrupted = interrupted(lambda loader=loader: loader.load_state_dict(state), step)  # type: ignore[misc]
+            now = loader.state_dict()
+            try:
+                batch = next(iterator)
+            except stoker.LoaderClosedError:
+                raise
+            except RuntimeError:  # the iterator has ended
+                loader.load_state_dict(now)
+                batch = next(iter(loader))
+            assert batch["input_ids"].tolist() == want[now["specification"]["lanes"]][now["rows"] // 4]
+        if not was_interrupted:
+            assert now["rows"] == 12
+            break
+
+
 # ---------------------------------------------------------------- lifetime
 def test_close_is_idempotent_and_final_but_batches_live_on(streams: list[stoker.Stream]) -> None:
     loader = make(streams)

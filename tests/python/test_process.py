@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def test_a_forked_child_is_told_and_ends_and_the_parent_goes_on(stream: stoker.S
         if child == 0:
             uses = [
                 lambda: next(iterator), lambda: next(iter(loader)), lambda: list(loader),
-                lambda: loader.load_state_dict(loader.state_dict()),
+                lambda: loader.load_state_dict(loader.state_dict()), lambda: loader.order(0),
+                lambda: loader.dataset.read("web", 0, 0),
             ]
             for use in uses:
                 try:
@@ -60,7 +62,7 @@ def test_a_forked_child_is_told_and_ends_and_the_parent_goes_on(stream: stoker.S
         stream.local,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("started in another process, before a fork") == 4
+    assert result.stdout.count("started in another process, before a fork") == 6
     assert result.stdout.strip().endswith(str((3000 + 2100) // 10 // 4 - 1))
 
 
@@ -125,6 +127,23 @@ def test_a_timeout_says_what_was_waited_for_and_the_batch_comes_later(stream: st
             except TimeoutError:
                 assert loader.state_dict()["rows"] == 0
         assert loader.state_dict()["rows"] == 40
+
+
+def test_threads_that_the_system_refuses_are_said(stream: stoker.Stream) -> None:
+    result = run_python(
+        """
+        import resource, sys, stoker
+        import torch
+        loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=10, batch_size=4, num_workers=1024)
+        resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+        try:
+            next(iter(loader))
+        except OSError as error:
+            print(error)
+        """,
+        stream.local,
+    )
+    assert re.search(r"the system refused thread \d+ of num_workers=1024: .* Lower num_workers", result.stdout), result
 
 
 @pytest.mark.parametrize("leave", ["pass", "sys.exit(0)", "del loader, iterator", "loader.close()"])

@@ -96,6 +96,8 @@ def test_stoker_index_counts_what_the_index_does_not_tell(
     (directory / "index.json").write_text(json.dumps(index, indent=1))
     with pytest.raises(ValueError, match="run `stoker index` on the directory again"):
         stoker.DataLoader(stoker.Stream(local=directory), **arguments)
+    assert main(["index", str(directory)]) == 0
+    stoker.DataLoader(stoker.Stream(local=directory), **arguments)
 
 
 def test_stoker_index_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +145,22 @@ def test_a_working_set_beyond_cache_memory_is_expanded_to_files_and_used_again(t
         assert len(files) == (0 if cache_memory == "1gb" else 3)
     for other in batches[1:]:
         np.testing.assert_array_equal(batches[0], other)
+
+
+def test_lanes_of_a_state_decide_what_is_expanded_as_lanes_given_do(tmp_path: Path) -> None:
+    """On fewer ranks than a run began with, each plans many lanes, whose working sets do not fit."""
+    directory = write_dataset(tmp_path, "web", [[100] * 20] * 9, compression="zstd")
+    cache = tmp_path / "cache"
+    arguments: dict[str, Any] = {"seq_len": 50, "batch_size": 4, "shuffle_block": 5, "cache_dir": cache}
+    arguments["cache_memory"] = 20_000
+    with stoker.DataLoader(stoker.Stream(local=directory), lanes=1, **arguments) as loader:
+        next(iter(loader))
+    assert not cache.exists()
+    state = stoker.DataLoader(stoker.Stream(local=directory), lanes=9, **arguments).state_dict()
+    with stoker.DataLoader(stoker.Stream(local=directory), **arguments) as loader:
+        loader.load_state_dict(state)
+        next(iter(loader))
+    assert cache.exists()
 
 
 def test_dataset_reads_single_samples(tmp_path: Path) -> None:
