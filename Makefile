@@ -9,7 +9,7 @@ VENV := .venv
 PEERS := .venv-peers
 DEBUG := .venv-debug
 BIN := $(VENV)/bin
-CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/*.h' 'tests/*.cc')
+CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/*.h' 'tests/*.cc' 'benchmarks/*.cc')
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call need,PACKAGE,TEST): installs a Debian package, saying so, where TEST fails.

@@ -99,18 +99,18 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   if (batches_.empty()) throw ArgumentError("wait() needs a submitted buffer.");
   if (timeout <= timeout.zero()) return false;
   const Clock::time_point start = Clock::now();
-  if (threads_.empty()) {
-    consumer_works_ = true;
-    do {  // at least one step a call, so that the shortest timeout gets there too
+  do {  // at least one step a call, so that the shortest timeout gets there too
+    if (threads_.empty() || has_quick_work()) {
+      consumer_works_ = true;
       work_once(lock);
-    } while (!head_is_done() && !is_closed_ && Clock::now() - start < timeout);
-    consumer_works_ = false;
-    consumer_stopped_.notify_all();
-  } else {
-    consumer_waits_ = true;
-    head_done_.wait_for(lock, timeout, [this] { return is_closed_ || head_is_done(); });
-    consumer_waits_ = false;
-  }
+      consumer_works_ = false;
+      if (is_closed_) consumer_stopped_.notify_all();
+    } else {
+      consumer_waits_ = true;
+      head_done_.wait_until(lock, start + timeout, [this] { return is_closed_ || head_is_done(); });
+      consumer_waits_ = false;
+    }
+  } while (!head_is_done() && !is_closed_ && Clock::now() - start < timeout);
   progress_.wait_s += seconds_since(start);
   check_open();
   return head_is_done();
@@ -221,6 +221,9 @@ void Engine::work_once(Lock& lock) {
 }
 
 bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_planned_ < batches_.size(); }
+
+// What a consumer that waits helps with: it takes microseconds, as putting a thread to sleep and waking it does.
+bool Engine::has_quick_work() const { return !fills_.empty() || (loads_.empty() && can_plan()); }
 
 bool Engine::has_work() const {
   return !fills_.empty() || !loads_.empty() || can_plan() || !ahead_order_.empty() || !ahead_pieces_.empty();

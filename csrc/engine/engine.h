@@ -3,11 +3,11 @@
 // Protocol. The consumer submits buffers; the n-th one gets the n-th batch. A batch is planned (by one worker at a
 // time, in order), its pieces of zstd shards are loaded (each once, whoever asked for it first), its rows are filled
 // (in jobs of about kJobBytes), and next() hands it over. Every worker takes whatever there is to do, the oldest batch
-// first: fill, else load, else plan, else look ahead at the shards that the order says will come. Nobody waits while
-// holding work: what is not ready is not in a queue yet. An error belongs to a batch and is delivered in its place,
-// again at every later call; nothing is planned after it. All shared state is guarded by one mutex; planning, loading,
-// filling and opening files happen outside of it. The mutexes of the store and its piece cache are taken inside it,
-// never the other way round.
+// first: fill, else load, else plan, else look ahead at the shards that the order says will come. A consumer that has
+// to wait fills and plans with them. Nobody waits while holding work: what is not ready is not in a queue yet. An error
+// belongs to a batch and is delivered in its place, again at every later call; nothing is planned after it. All shared
+// state is guarded by one mutex; planning, loading, filling and opening files happen outside of it. The mutexes of the
+// store and its piece cache are taken inside it, never the other way round.
 #pragma once
 
 #include <chrono>
@@ -44,7 +44,7 @@ struct Progress {
   double plan_s = 0;
   double load_s = 0;  // decompressing
   double fill_s = 0;
-  double wait_s = 0;  // of the consumer, in wait()
+  double wait_s = 0;  // of the consumer, in wait(), its own work included
 };
 
 /// Thread-safe, for one consumer. Owns its threads, but no batch memory.
@@ -119,6 +119,7 @@ class Engine {
   bool head_is_done() const;
   void work();
   bool can_plan() const;
+  bool has_quick_work() const;
   bool has_work() const;
   void work_once(Lock& lock);
   void choose_work(Lock& lock);
@@ -151,7 +152,7 @@ class Engine {
   bool is_closed_ = false;
   uint32_t num_idle_ = 0;  // workers that wait
   bool consumer_waits_ = false;
-  bool consumer_works_ = false;  // inside work_once(), where there are no threads
+  bool consumer_works_ = false;  // inside work_once()
   uint64_t next_row_;            // where the batch in front begins
   std::deque<FillJob> fills_;
   std::deque<Piece> loads_;                       // to be loaded, oldest batch first

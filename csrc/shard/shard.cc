@@ -13,6 +13,8 @@ namespace stoker {
 namespace {
 
 constexpr uint64_t kWord = sizeof(uint32_t);
+constexpr uint64_t kCacheLine = 64;
+constexpr uint64_t kPrefetchBytes = 512;  // then the processor has seen where it goes
 
 std::unique_ptr<RawReader> open_reader(const File& file, ShardFile::Format format) {
   return format == ShardFile::Format::kRaw ? read_uncompressed(file) : read_zstd(file);
@@ -146,6 +148,18 @@ SampleTokens Shard::parse(uint32_t sample, std::span<const std::byte> bytes) con
   } catch (const SampleFormatError& error) {
     throw corrupt(sample, error.what());
   }
+}
+
+void Shard::prefetch(uint32_t sample, uint32_t token) const {
+  const uint64_t begin = offsets_[sample];
+  const uint64_t first_token = sample == 0 ? 0 : token_ends_[sample - 1];
+  const uint64_t num_tokens = token_ends_[sample] - first_token;
+  const uint64_t size_bytes = offsets_[sample + 1] - begin;
+  const std::byte* at = body_->data() + begin;
+  __builtin_prefetch(at);                                       // the header
+  at += num_tokens == 0 ? 0 : size_bytes * token / num_tokens;  // near the token: one column holds most of the bytes
+  for (uint64_t line = 0; line < std::min(kPrefetchBytes, size_bytes); line += kCacheLine)
+    __builtin_prefetch(at + line);
 }
 
 std::vector<std::byte> Shard::read_sample(uint32_t sample) const {

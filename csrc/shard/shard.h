@@ -69,6 +69,9 @@ class Shard {
   /// is decoded up to it. Raises CorruptShardError, SystemError.
   std::vector<std::byte> read_sample(uint32_t sample) const;
 
+  /// Asks the processor for the bytes from a token of a sample on, which will be read soon. Advice: never faults.
+  void prefetch(uint32_t sample, uint32_t token) const;
+
   const ShardBody& body() const { return *body_; }
 
   /// ShardBody::load and unload, which PieceCache calls.

@@ -23,7 +23,9 @@
 namespace stoker {
 namespace {
 
-/// Whole frames that are decoded together: a page of raw bytes at least, since less could never be given back.
+constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;  // x86_64, and aarch64 with pages of 4 KiB
+
+/// Whole frames that are decoded together.
 struct Frames {
   Range file;  // where they are in the file
   Range raw;   // what they hold
@@ -32,6 +34,8 @@ struct Frames {
 // Splits a file at its frames. All frames are one piece if one of them does not state its size: the frames' sizes are
 // then known only together, from the index.
 std::vector<Frames> find_frames(const std::string& path, std::span<const std::byte> file, uint64_t raw_bytes) {
+  // Less than a page could never be given back, and a huge page costs a five-hundredth of the faults of its pages.
+  const uint64_t least_bytes = raw_bytes >= kHugePageBytes ? kHugePageBytes : page_size_bytes();
   std::vector<Frames> pieces;
   uint64_t raw_offset = 0;
   for (uint64_t offset = 0; offset < file.size();) {
@@ -44,7 +48,7 @@ std::vector<Frames> find_frames(const std::string& path, std::span<const std::by
     if (raw == ZSTD_CONTENTSIZE_ERROR || raw > raw_bytes - raw_offset)
       throw corrupt_file(path, text("has a zstd frame at byte ", offset, " that claims more than the ", raw_bytes,
                                     " bytes that index.json states for the whole shard"));
-    if (pieces.empty() || pieces.back().raw.size() >= page_size_bytes())
+    if (pieces.empty() || pieces.back().raw.size() >= least_bytes)
       pieces.push_back({{offset, offset}, {raw_offset, raw_offset}});
     offset = pieces.back().file.end += size;
     raw_offset = pieces.back().raw.end += raw;
@@ -68,15 +72,19 @@ class ReservedMemory {
  public:
   explicit ReservedMemory(uint64_t size_bytes) : size_bytes_(size_bytes) {
     if (size_bytes == 0) return;
+    reserved_bytes_ = size_bytes >= kHugePageBytes ? size_bytes + kHugePageBytes : size_bytes;  // room to align
     void* address =
-        ::mmap(nullptr, size_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        ::mmap(nullptr, reserved_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<std::byte*>(address);
+    reserved_ = data_ = static_cast<std::byte*>(address);
+    if (reserved_bytes_ == size_bytes) return;
+    data_ += -reinterpret_cast<uintptr_t>(address) % kHugePageBytes;
+    ::madvise(data_, size_bytes, MADV_HUGEPAGE);  // advice: without it everything works, slower
   }
   ReservedMemory(const ReservedMemory&) = delete;
   ReservedMemory& operator=(const ReservedMemory&) = delete;
   ~ReservedMemory() {
-    if (data_ != nullptr) ::munmap(data_, size_bytes_);
+    if (reserved_ != nullptr) ::munmap(reserved_, reserved_bytes_);
   }
 
   std::byte* data() const { return data_; }
@@ -91,7 +99,9 @@ class ReservedMemory {
 
  private:
   uint64_t size_bytes_;
-  std::byte* data_ = nullptr;
+  uint64_t reserved_bytes_ = 0;
+  std::byte* reserved_ = nullptr;
+  std::byte* data_ = nullptr;  // inside of it, at a huge page
 };
 
 class DecodedBody final : public ShardBody {
