@@ -8,6 +8,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 PEERS := .venv-peers
 DEBUG := .venv-debug
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/*.h' 'tests/*.cc' 'benchmarks/*.cc')
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -16,13 +17,14 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test debug peers lint format types clean
+.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test debug peers bench lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
 	@echo "make test-all  the same, then sanitizers, the package with assertions, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
+	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; half an hour"
 	@echo "make fuzz      search for shards that break the reader, for FUZZ_SECONDS"
 	@echo "make format    format C++ and Python"
 	@echo "make clean     remove what all of these have made"
@@ -93,6 +95,26 @@ peers: $(PEERS)/.tools
 	$(PEERS)/bin/python -m pip install -q .
 	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
 
+# ---------------------------------------------------------------- benchmarks
+$(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install -q torch==2.13.0
+	$(BENCH)/bin/python -m pip install -q -r tests/peers/requirements.txt -r benchmarks/requirements.txt
+	$(BENCH)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 litdata==0.2.76
+	@touch $@
+
+bench: $(BENCH)/.tools
+	$(call need,libzstd-dev,ls /usr/lib/*/libzstd.a)
+	$(call need,libgtest-dev,ls /usr/lib/*/libgtest.a)
+	$(call need,nlohmann-json3-dev,test -e /usr/include/nlohmann/json.hpp)
+	$(BENCH)/bin/python -m pip install -q .
+	cmake --preset release > /dev/null
+	cmake --build --preset release --target core_bench
+	$(BENCH)/bin/python benchmarks/data.py
+	$(BENCH)/bin/python benchmarks/throughput.py
+	$(BENCH)/bin/python benchmarks/scale.py
+	$(BENCH)/bin/python benchmarks/report.py
+
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -108,4 +130,4 @@ types: build
 	$(BIN)/stubtest stoker._core --allowlist tests/stubtest_allowlist.txt --ignore-unused-allowlist
 
 clean:
-	rm -rf build dist .demo $(VENV) $(PEERS) $(DEBUG)
+	rm -rf build dist .demo $(VENV) $(PEERS) $(DEBUG) $(BENCH)

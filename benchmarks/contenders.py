@@ -38,6 +38,8 @@ def stoker_loader(options: argparse.Namespace, workers: int) -> Batches:
         seq_len=SEQ_LEN,
         batch_size=BATCH_SIZE,
         num_workers=workers,
+        # zstd: a cache that holds the blocks at hand, but not the data set, so that every pass decodes anew.
+        **({"cache_memory": "100mb", "shuffle_block": 4096} if options.compression == "zstd" else {}),
     )
     while True:
         for batch in loader:
@@ -226,9 +228,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=float, default=400e6)
     parser.add_argument("--seconds", type=float, default=20, help="stop after this time, whatever the tokens")
     parser.add_argument("--pin", action="store_true", help="run on one CPU")
+    parser.add_argument("--cold", action="store_true", help="put the files out of the page cache first")
     options = parser.parse_args()
     if options.pin:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    if options.cold:
+        for path in OUT.rglob("*"):
+            if path.is_file():
+                descriptor = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(descriptor)
     make, workers = CONTENDERS[options.name]
     torch.set_num_threads(1)
     before = anonymous_bytes()

@@ -1,0 +1,65 @@
+"""What `next()` costs a consumer that finds its batch ready, and whether the core slows other Python threads.
+
+    python benchmarks/latency.py 2      # fields: input_ids and labels
+    python benchmarks/latency.py 6      # all fields
+    python benchmarks/latency.py gil    # how fast a Python thread spins while the core works
+
+Prints one JSON object: microseconds (p50, p99), or the spinning thread's speed beside its speed alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import contenders
+import numpy as np
+
+import stoker
+
+FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids")
+
+
+def make_loader(fields: int, **changes: int) -> stoker.DataLoader:
+    streams = [stoker.Stream(local=contenders.OUT / f"{name}-uint16-raw") for name in ("a", "b")]
+    return stoker.DataLoader(streams, seq_len=2048, batch_size=8, fields=FIELDS[:fields], **changes)
+
+
+def latency(fields: int) -> dict[str, float]:
+    """A consumer that works for 300 us between batches, in Python, as a trainer does."""
+    times = []
+    with make_loader(fields) as loader:
+        batches = iter(loader)
+        for _ in range(4000):
+            until = time.perf_counter_ns() + 300_000
+            while time.perf_counter_ns() < until:
+                pass
+            start = time.perf_counter_ns()
+            next(batches)
+            times.append(time.perf_counter_ns() - start)
+    us = np.array(times[500:]) / 1e3
+    return {"p50_us": float(np.percentile(us, 50)), "p99_us": float(np.percentile(us, 99))}
+
+
+def spin(seconds: float) -> float:
+    """Turns of an empty loop a second."""
+    turns, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        turns += 1
+    return turns / (time.perf_counter() - start)
+
+
+def gil() -> dict[str, float]:
+    """One worker fills 2000 batches, 0.5 GB, on one CPU while this thread spins on another."""
+    alone, beside = [], []
+    for _ in range(7):
+        with make_loader(2, num_workers=1, prefetch_factor=2000) as loader:
+            next(iter(loader))
+            beside.append(spin(0.1))  # filling them takes longer than this
+        alone.append(spin(0.1))
+    return {"spin_beside_over_alone": float(np.median(beside) / np.median(alone))}
+
+
+if __name__ == "__main__":
+    print(json.dumps(gil() if sys.argv[1] == "gil" else latency(int(sys.argv[1]))))
