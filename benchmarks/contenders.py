@@ -10,6 +10,7 @@ children between the warm-up and the end, and the most anonymous memory above wh
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -46,12 +47,16 @@ def stoker_loader(options: argparse.Namespace, workers: int) -> Batches:
             yield batch["input_ids"], batch["labels"]
 
 
+def import_streaming() -> Any:
+    """MosaicML Streaming, with an empty torchvision, which is gigabytes."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "peers"))
+    importlib.import_module("conftest")
+    return importlib.import_module("streaming")
+
+
 def mosaicml_streaming(options: argparse.Namespace, workers: int) -> Batches:
     """StreamingDataset with two proportioned streams behind StreamingDataLoader, collated as LLM Foundry does."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "peers"))
-    import streaming
-
-    import conftest  # noqa: F401  # stands in for torchvision
+    streaming = import_streaming()
 
     def collate(samples: list[dict[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.from_numpy(np.stack([s["tokens"] for s in samples]).astype(np.int64))
@@ -142,16 +147,15 @@ def grain(options: argparse.Namespace, workers: int) -> Batches:
 def hf_datasets(options: argparse.Namespace, workers: int) -> Batches:
     """Arrow data sets interleaved by probability, in torch format, behind torch's DataLoader."""
     import datasets
+    import pyarrow
 
     parts = []
     for name in ("a", "b"):
         directory = OUT / f"arrow-{name}"
         if not directory.exists():
-            rows = np.memmap(OUT / f"{name}.bin", np.uint16, mode="r").reshape(-1, SEQ_LEN)
-            features = datasets.Features({"input_ids": datasets.Sequence(datasets.Value("uint16"), SEQ_LEN)})
-            datasets.Dataset.from_generator(
-                lambda rows=rows: ({"input_ids": row} for row in rows), features=features
-            ).save_to_disk(directory)
+            values = pyarrow.array(np.fromfile(OUT / f"{name}.bin", np.uint16))
+            rows = pyarrow.FixedSizeListArray.from_arrays(values, SEQ_LEN)
+            datasets.Dataset(pyarrow.table({"input_ids": rows})).save_to_disk(directory)
         parts.append(datasets.load_from_disk(directory))
     datasets.disable_progress_bars()
     mixed = datasets.interleave_datasets(parts, probabilities=[0.75, 0.25], seed=0).shuffle(seed=0)
@@ -226,7 +230,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="uint16")
     parser.add_argument("--compression", default="raw")
     parser.add_argument("--tokens", type=float, default=400e6)
-    parser.add_argument("--seconds", type=float, default=20, help="stop after this time, whatever the tokens")
+    parser.add_argument("--seconds", type=float, default=8, help="stop after this time, whatever the tokens")
     parser.add_argument("--pin", action="store_true", help="run on one CPU")
     parser.add_argument("--cold", action="store_true", help="put the files out of the page cache first")
     options = parser.parse_args()

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from throughput import DATA, RESULTS, ROOT, machine
+from contenders import import_streaming
+from throughput import DATA, RESULTS, machine
 
 OUT = DATA / "scale"
 TOKENS = 8  # a sample
@@ -105,11 +106,7 @@ def measure_stoker(directories: list[Path]) -> dict[str, float]:
 
 
 def measure_mosaicml(directories: list[Path]) -> dict[str, float]:
-    sys.path.insert(0, str(ROOT / "tests" / "peers"))
-    import streaming
-
-    import conftest  # noqa: F401  # stands in for torchvision
-
+    streaming = import_streaming()
     before = resident_mib("VmRSS")
     start = time.perf_counter()
     streams = [streaming.Stream(local=str(d)) for d in directories]

@@ -80,10 +80,15 @@ void Engine::check_open() const {
 
 void Engine::submit(std::byte* buffer) {
   check_process();
-  const std::lock_guard lock(mutex_);
+  auto batch = std::make_unique<Batch>(buffer);
+  Lock lock(mutex_);
   check_open();
-  batches_.push_back(std::make_unique<Batch>(buffer));
-  wake_workers(1);
+  batches_.push_back(std::move(batch));
+  // Not before half of the buffers wait: waking a thread costs as much as a small batch, and the other half is ready.
+  const bool is_time = 2 * (batches_.size() - num_planned_) >= batches_.size();
+  if (!is_time || num_idle_ == 0) return;
+  lock.unlock();
+  work_ready_.notify_one();
 }
 
 bool Engine::head_is_done() const {

@@ -49,7 +49,7 @@ class TorchMemory(NumpyMemory):
         self._from_numpy = torch.from_numpy
 
     def arrays(self, buffer: _core.Buffer) -> Any:
-        return self._from_numpy(super().arrays(buffer)).unbind()
+        return [self._from_numpy(field) for field in super().arrays(buffer)]
 
 
 class PinnedMemory:

@@ -199,6 +199,16 @@ class DataLoader:
         it does not stand there: at first, after a jump, and after an exception between taking a batch and handing it
         over."""
         self._meter.start()
+        if self._engine is None or self._engine.next_row != self._place.row:
+            self._start_engine()
+        assert self._engine is not None
+        assert self._memory is not None
+        buffer, info = self._engine.next(self._options.timeout, *self._memory.take())
+        self._meter.stop()
+        return dict(zip(self._options.fields, self._memory.arrays(buffer), strict=True)), info
+
+    def _start_engine(self) -> None:
+        self._stop_engine()
         options = self._options
         in_flight = options.prefetch_factor if options.num_workers > 0 else 1
         memory = self._memory = self._memory or make_memory(
@@ -207,16 +217,6 @@ class DataLoader:
             max_kept=in_flight + 2,  # one that the trainer works on, one that it has just let go
             pin_memory=options.pin_memory,
         )
-        if self._engine is None or self._engine.next_row != self._place.row:
-            self._start_engine(memory, in_flight)
-        assert self._engine is not None
-        buffer, info = self._engine.next(options.timeout, *memory.take())
-        self._meter.stop()
-        return dict(zip(options.fields, memory.arrays(buffer), strict=True)), info
-
-    def _start_engine(self, memory: BatchMemory, in_flight: int) -> None:
-        self._stop_engine()
-        options = self._options
         opened = self.dataset.opened(self._place.lanes)
         self._engine = engine = _core.Engine(
             store=opened.store,
@@ -431,7 +431,8 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             RuntimeError: `iter`, `set_epoch` or `load_state_dict` of the loader was called since.
         """
         loader, place = self._loader, self._loader._place
-        loader._check_open()
+        if loader._is_closed:
+            loader._check_open()
         if self._is_over:
             raise StopIteration
         if self._iteration != loader._iteration:
@@ -445,5 +446,5 @@ class _EpochIterator(Iterator[dict[str, Any]]):
         batch, info = loader._take()
         # Last, and at once: an exception at any moment leaves the loader before this batch or behind it.
         loader._last = place.epoch, info
-        loader._place = Place(place.lanes, place.epoch, place.first_row, info.end_row, goes_on=False)
+        loader._place = Place(place.lanes, place.epoch, place.first_row, info.end_row, False)
         return batch

@@ -96,20 +96,28 @@ def test_ctrl_c_gets_through_a_wait_and_no_batch_is_lost(tmp_path: Path) -> None
         try:
             print("waiting", flush=True)
             next(iterator)
+            print("too late", flush=True)
+            import time
+            time.sleep(60)
         except KeyboardInterrupt:
-            assert loader.stats()["batches"] == 0, "the interrupt came when the batch was there already"
-            assert next(iterator)["input_ids"].sum() == 4000
+            if loader.stats()["batches"] == 0:
+                assert next(iterator)["input_ids"].sum() == 4000
+                print("interrupted")
             assert loader.state_dict()["rows"] == 4
-            print("interrupted")
         """
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "web")], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "waiting\n"
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == "interrupted\n"
-        assert process.wait(60) == 0
+    for _ in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "web")], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            said = process.stdout.read()
+            assert process.wait(60) == 0
+        if said == "interrupted\n":
+            return
+        assert said == "too late\n"  # the machine was busy: once more
+    pytest.fail("no interrupt came while a batch was waited for")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
