@@ -17,7 +17,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test debug peers bench lint format types clean
+.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test debug peers bench micro lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-all  the same, then sanitizers, the package with assertions, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
 	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; half an hour"
+	@echo "make micro     micro-benchmarks, by pytest-benchmark"
 	@echo "make fuzz      search for shards that break the reader, for FUZZ_SECONDS"
 	@echo "make format    format C++ and Python"
 	@echo "make clean     remove what all of these have made"
@@ -76,6 +77,7 @@ fuzz:
 
 py-test: build
 	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --benchmark-disable benchmarks
 
 # The package with assertions: no work of the core is done while the GIL is held, among others.
 debug: $(VENV)/.tools
@@ -114,6 +116,9 @@ bench: $(BENCH)/.tools
 	$(BENCH)/bin/python benchmarks/throughput.py
 	$(BENCH)/bin/python benchmarks/scale.py
 	$(BENCH)/bin/python benchmarks/report.py
+
+micro: build
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds
 
 lint: $(VENV)/.tools
 	$(BIN)/ruff check .

@@ -106,8 +106,8 @@ class DataLoader:
                 at the first start, kept in the state. Leave it alone unless you know the largest world size to come.
             rank: This process's number among all that train together.
             world_size: Their number; batch_size * world_size rows make a global batch.
-            num_workers: Threads that fill batches. 0: filled in `next()`. 2 keep up with most trainers; more help where
-                shards are compressed.
+            num_workers: Threads that fill batches; `next()` helps them while it has to wait. 0: filled in `next()`
+                alone. 2 keep up with most trainers; more help where shards are compressed.
             prefetch_factor: Batches that are filled ahead. Default: 4; without workers there are none.
             drop_last: True: rows that don't fill the last global batch of an epoch come first in the next. False: the
                 last batch is filled up with rows of padding.

@@ -89,7 +89,7 @@ def test_ctrl_c_gets_through_a_wait_and_no_batch_is_lost(tmp_path: Path) -> None
     shard["zip_data"]["basename"] += ".zstd"
     (tmp_path / "web" / "index.json").write_text(json.dumps(index))
     code = """
-        import sys, stoker
+        import sys, time, stoker
         import torch  # an interrupt in the middle of this would break it
         loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=1000, batch_size=4)
         iterator = iter(loader)
@@ -97,7 +97,6 @@ def test_ctrl_c_gets_through_a_wait_and_no_batch_is_lost(tmp_path: Path) -> None
             print("waiting", flush=True)
             next(iterator)
             print("too late", flush=True)
-            import time
             time.sleep(60)
         except KeyboardInterrupt:
             if loader.stats()["batches"] == 0:
