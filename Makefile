@@ -73,7 +73,7 @@ fuzz:
 	cmake --build --preset fuzz
 	mkdir -p build/fuzz/corpus
 	cd build/fuzz && ./shard_fuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 \
-	    corpus ../../tests/fuzz/corpus
+	    corpus ../../tests/fuzz/corpus ../../tests/fuzz/seeds
 
 py-test: build
 	$(BIN)/python -m pytest -q
