@@ -16,6 +16,7 @@ class UncompressedReader final : public RawReader {
   explicit UncompressedReader(const File& file) : file_(file) {}
 
   void read(std::span<std::byte> out) override {
+    if (out.empty()) return;  // memcpy refuses null pointers
     if (out.size() < kBlockBytes) {
       if (offset_ < block_offset_ || offset_ + out.size() > block_offset_ + block_.size()) fill_block(out.size());
       std::memcpy(out.data(), block_.data() + (offset_ - block_offset_), out.size());
