@@ -17,7 +17,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-test asan tsan fuzz py-test debug peers bench micro lint format types clean
+.PHONY: help demo test test-all build cpp-packages cpp-test asan tsan fuzz py-test debug peers bench micro lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
@@ -54,13 +54,15 @@ $(VENV)/.build: $(VENV)/.tools CMakeLists.txt $(wildcard csrc/*/*)
 build: $(VENV)/.build
 
 # ---------------------------------------------------------------- tests
-cpp-test: PRESET := dev
-asan: PRESET := asan
-tsan: PRESET := tsan
-cpp-test asan tsan:
+cpp-packages:
 	$(call need,libzstd-dev,ls /usr/lib/*/libzstd.a)
 	$(call need,libgtest-dev,ls /usr/lib/*/libgtest.a)
 	$(call need,nlohmann-json3-dev,test -e /usr/include/nlohmann/json.hpp)
+
+cpp-test: PRESET := dev
+asan: PRESET := asan
+tsan: PRESET := tsan
+cpp-test asan tsan: cpp-packages
 	cmake --preset $(PRESET) > /dev/null
 	cmake --build --preset $(PRESET)
 	ctest --preset $(PRESET) --progress
@@ -105,10 +107,7 @@ $(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt
 	$(BENCH)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 litdata==0.2.76
 	@touch $@
 
-bench: $(BENCH)/.tools
-	$(call need,libzstd-dev,ls /usr/lib/*/libzstd.a)
-	$(call need,libgtest-dev,ls /usr/lib/*/libgtest.a)
-	$(call need,nlohmann-json3-dev,test -e /usr/include/nlohmann/json.hpp)
+bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python -m pip install -q .
 	cmake --preset release > /dev/null
 	cmake --build --preset release --target core_bench

@@ -15,6 +15,9 @@ namespace stoker {
 
 class MappedFile;
 
+/// What an error says of a file of which a guard has seen a fault.
+inline constexpr char kWasCut[] = "was cut, or its disk failed, while it was being read";
+
 /// Guards the reads of this thread for its lifetime. Guards nest. No system call but the first one's.
 class FaultGuard {
  public:

@@ -24,6 +24,7 @@
 #include "fill/batch_format.h"
 #include "layout/layout.h"
 #include "order/order.h"
+#include "shard/body.h"
 #include "shard/schema.h"
 #include "shard/shard_store.h"
 
@@ -310,6 +311,7 @@ PYBIND11_MODULE(_core, m) {
   using namespace stoker;
   register_errors();
   set_work_check([] { return PyGILState_Check() == 0; });
+  m.attr("LEAST_PIECE_BYTES") = kLeastPieceBytes;
 
   bind<Column>(m, "Column").def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
   bind<StreamFiles>(m, "StreamFiles")

@@ -46,7 +46,7 @@ class RowFiller {
         limit_(std::min(format.vocab_size > 0 ? format.vocab_size : UINT64_MAX,
                         uint64_t{std::numeric_limits<Integer>::max()} + 1)) {}
 
-  /// Rows lie anywhere in the shards: the wait for the first bytes of the next one is as long as filling half of it.
+  /// Rows lie anywhere in the shards: the wait for the first bytes of the next one is as long as filling a third of it.
   void prefetch(uint32_t row) const {
     const uint32_t first = plan_.rows.first_segment(row);
     if (plan_.rows.row(row).empty()) return;
@@ -153,7 +153,7 @@ void fill_rows(const BatchFormat& format, const BatchPlan& plan, uint32_t begin,
     if (lost == nullptr) return;
     const auto& shard = *std::find_if(plan.shards.begin(), plan.shards.end(),
                                       [&](const auto& s) { return s->body().mapping() == lost; });
-    throw shard->corrupt(CorruptShardError::kWholeShard, "was cut, or its disk failed, while it was being read");
+    throw shard->corrupt(CorruptShardError::kWholeShard, kWasCut);
   };
   try {
     if (format.integer == BatchFormat::Integer::kInt32) {

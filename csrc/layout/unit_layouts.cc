@@ -10,10 +10,10 @@ namespace stoker {
 void PadLayout::append_row(uint64_t row, Rows& out) {
   if (const std::optional<Unit> unit = cursor_.row(row)) {
     out.count_unit(unit->stream);
-    pieces_.clear();
-    order_.stream(unit->stream).append_pieces(unit->index, pieces_);
-    const uint32_t shard = pieces_.front().shard;
-    const auto sample = static_cast<uint32_t>(pieces_.front().things.begin);
+    ranges_.clear();
+    order_.stream(unit->stream).append_ranges(unit->index, ranges_);
+    const uint32_t shard = ranges_.front().shard;
+    const auto sample = static_cast<uint32_t>(ranges_.front().things.begin);
     const std::span<const uint32_t> ends = lengths_.token_ends(unit->stream, shard);
     const uint32_t length = ends[sample] - (sample == 0 ? 0 : ends[sample - 1]);
     const uint32_t kept = std::min(length, spec_.seq_len);
@@ -33,18 +33,18 @@ void PadLayout::append_row(uint64_t row, Rows& out) {
 void ConcatLayout::append_row(uint64_t row, Rows& out) {
   if (const std::optional<Unit> unit = cursor_.row(row)) {
     out.count_unit(unit->stream);
-    pieces_.clear();
-    order_.stream(unit->stream).append_pieces(unit->index, pieces_);
-    for (const ShardRange& piece : pieces_) {
-      // Cut the piece at its samples. Empty samples end where the one before them ends, so the search skips them.
-      const std::span<const uint32_t> ends = lengths_.token_ends(unit->stream, piece.shard);
+    ranges_.clear();
+    order_.stream(unit->stream).append_ranges(unit->index, ranges_);
+    for (const ShardRange& range : ranges_) {
+      // Cut the range at its samples. Empty samples end where the one before them ends, so the search skips them.
+      const std::span<const uint32_t> ends = lengths_.token_ends(unit->stream, range.shard);
       auto sample =
-          static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), piece.things.begin) - ends.begin());
-      for (uint64_t at = piece.things.begin; at < piece.things.end; ++sample) {
+          static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), range.things.begin) - ends.begin());
+      for (uint64_t at = range.things.begin; at < range.things.end; ++sample) {
         const uint32_t sample_begin = sample == 0 ? 0 : ends[sample - 1];
-        const uint64_t end = std::min<uint64_t>(ends[sample], piece.things.end);
+        const uint64_t end = std::min<uint64_t>(ends[sample], range.things.end);
         if (end > at)
-          out.add({unit->stream, piece.shard, sample, static_cast<uint32_t>(at - sample_begin),
+          out.add({unit->stream, range.shard, sample, static_cast<uint32_t>(at - sample_begin),
                    static_cast<uint32_t>(end - sample_begin)});
         at = end;
       }

@@ -18,7 +18,7 @@ class PadLayout final : public Layout {
   const Order& order_;
   SampleLengths& lengths_;
   OrderCursor cursor_;
-  std::vector<ShardRange> pieces_;  // of the row at hand
+  std::vector<ShardRange> ranges_;  // of the row at hand
 };
 
 /// `concat`: row U of a stream is tokens [U * seq_len, (U + 1) * seq_len) of its endless line.
@@ -32,7 +32,7 @@ class ConcatLayout final : public Layout {
   const Order& order_;
   SampleLengths& lengths_;
   OrderCursor cursor_;
-  std::vector<ShardRange> pieces_;  // of the row at hand
+  std::vector<ShardRange> ranges_;  // of the row at hand
 };
 
 }  // namespace stoker

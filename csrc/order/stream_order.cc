@@ -99,7 +99,7 @@ uint64_t StreamOrder::block_key(uint64_t pass, uint32_t slot, uint64_t block) co
   return key(options_.seed, "block", name_, pass, slot, block);
 }
 
-void StreamOrder::append_pieces(Range units, std::vector<ShardRange>& out) const {
+void StreamOrder::append_ranges(Range units, std::vector<ShardRange>& out) const {
   if (units.size() > 0) append_things({units.begin * options_.unit, units.end * options_.unit}, out);
 }
 

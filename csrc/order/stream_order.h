@@ -77,10 +77,10 @@ class StreamOrder {
   uint64_t block_key(uint64_t pass, uint32_t slot, uint64_t block) const;
 
   /// Unit `unit` of the line as parts of shards, in order, none empty. Appends to `out`.
-  void append_pieces(uint64_t unit, std::vector<ShardRange>& out) const { append_things(units_to_things(unit), out); }
+  void append_ranges(uint64_t unit, std::vector<ShardRange>& out) const { append_things(units_to_things(unit), out); }
 
   /// The shards under a range of units.
-  void append_pieces(Range units, std::vector<ShardRange>& out) const;
+  void append_ranges(Range units, std::vector<ShardRange>& out) const;
 
   const Options& options() const { return options_; }
 

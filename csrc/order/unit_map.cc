@@ -110,7 +110,7 @@ void UnitMap::set_table(Block& block, std::vector<uint32_t> table) {
 
 std::vector<ShardRange> UnitMap::shards_under(uint32_t stream, const std::vector<Range>& units) const {
   std::vector<ShardRange> out;
-  for (const Range& range : units) order_.stream(stream).append_pieces(range, out);
+  for (const Range& range : units) order_.stream(stream).append_ranges(range, out);
   return out;
 }
 

@@ -16,6 +16,10 @@
 
 namespace stoker {
 
+/// Frames of a zstd shard that has as many raw bytes are decoded together until they make up so many: a huge page of
+/// x86_64, and of aarch64 with pages of 4 KiB.
+constexpr uint64_t kLeastPieceBytes = uint64_t{2} << 20;
+
 class ShardBody {
  public:
   virtual ~ShardBody() = default;

@@ -22,8 +22,8 @@ bool PieceCache::pin_ahead(const Piece& piece) {
   const auto entry = entries_.find(piece);
   if (entry != entries_.end() && entry->second.state != State::kAbsent) return false;
   uint64_t needed = present_bytes_ + bytes(piece);
-  for (const Piece& idle : idle_)
-    if (!is_held(idle)) needed -= bytes(idle);
+  for (auto idle = idle_.begin(); needed > limit_bytes_ && idle != idle_.end(); ++idle)
+    if (!is_held(*idle)) needed -= bytes(*idle);
   if (needed > limit_bytes_) return false;
   pin_locked(piece);
   return true;

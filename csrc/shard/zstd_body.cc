@@ -23,8 +23,6 @@
 namespace stoker {
 namespace {
 
-constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;  // x86_64, and aarch64 with pages of 4 KiB
-
 /// Whole frames that are decoded together.
 struct Frames {
   Range file;  // where they are in the file
@@ -35,7 +33,7 @@ struct Frames {
 // then known only together, from the index.
 std::vector<Frames> find_frames(const std::string& path, std::span<const std::byte> file, uint64_t raw_bytes) {
   // Less than a page could never be given back, and a huge page costs a five-hundredth of the faults of its pages.
-  const uint64_t least_bytes = raw_bytes >= kHugePageBytes ? kHugePageBytes : page_size_bytes();
+  const uint64_t least_bytes = raw_bytes >= kLeastPieceBytes ? kLeastPieceBytes : page_size_bytes();
   std::vector<Frames> pieces;
   uint64_t raw_offset = 0;
   for (uint64_t offset = 0; offset < file.size();) {
@@ -72,13 +70,13 @@ class ReservedMemory {
  public:
   explicit ReservedMemory(uint64_t size_bytes) : size_bytes_(size_bytes) {
     if (size_bytes == 0) return;
-    reserved_bytes_ = size_bytes >= kHugePageBytes ? size_bytes + kHugePageBytes : size_bytes;  // room to align
+    reserved_bytes_ = size_bytes >= kLeastPieceBytes ? size_bytes + kLeastPieceBytes : size_bytes;  // room to align
     void* address =
         ::mmap(nullptr, reserved_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) throw std::bad_alloc();
     reserved_ = data_ = static_cast<std::byte*>(address);
     if (reserved_bytes_ == size_bytes) return;
-    data_ += -reinterpret_cast<uintptr_t>(address) % kHugePageBytes;
+    data_ += -reinterpret_cast<uintptr_t>(address) % kLeastPieceBytes;
     ::madvise(data_, size_bytes, MADV_HUGEPAGE);  // advice: without it everything works, slower
   }
   ReservedMemory(const ReservedMemory&) = delete;
@@ -161,7 +159,7 @@ class DecodedBody final : public ShardBody {
     const MappedFile mapping(file);
     const FaultGuard guard({&mapping});
     const auto check_cut = [&] {
-      if (guard.faulted() != nullptr) throw corrupt_file(path_, "was cut, or its disk failed, while it was being read");
+      if (guard.faulted() != nullptr) throw corrupt_file(path_, kWasCut);
     };
     try {
       action(mapping.bytes());

@@ -12,6 +12,8 @@ class Column:
 
     def __init__(self, role: str, encoding: str, type: str | None, fixed_size: int) -> None: ...
 
+LEAST_PIECE_BYTES: int  # raw bytes of a large compressed shard that are decoded together at least
+
 @final
 class StreamFiles:
     """What the index says of one stream, as parallel lists over its shards."""

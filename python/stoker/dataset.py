@@ -186,7 +186,9 @@ class TokenDataset:
         units = max(1, int(self.sizes[s].sum()) // options.unit)
         if units <= options.shuffle_block:
             return stream_bytes
-        piece_bytes = index.frame_bytes or int(index.raw_bytes.max())
+        largest = int(index.raw_bytes.max())
+        frame_bytes = index.frame_bytes or largest
+        piece_bytes = min(largest, -(-_core.LEAST_PIECE_BYTES // frame_bytes) * frame_bytes)  # whole frames
         block_bytes = stream_bytes * options.shuffle_block // units + 2 * piece_bytes
         planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
         return min(stream_bytes, 2 * planned * block_bytes)

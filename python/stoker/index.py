@@ -218,6 +218,8 @@ def _tokens(
         len(x) != len(index.shards) or any(not 0 <= n <= _MAX_BYTES for n in x) for x in lists
     ):
         raise ValueError(f"{where} must be of version 1 and have one total from 0 to {_MAX_BYTES} for each shard.")
+    if totals.zstd_frame_bytes is not None and not 0 < totals.zstd_frame_bytes <= _MAX_BYTES:
+        raise ValueError(f"{where} has zstd_frame_bytes {totals.zstd_frame_bytes}: it is null or 1 to {_MAX_BYTES}.")
     return np.array(totals.tokens, np.uint64)
 
 

@@ -98,8 +98,8 @@ TEST(Order, PiecesOfAUnitFollowTheLine) {
     const Order order(spec);
     std::vector<ShardRange> one_by_one;
     std::vector<ShardRange> together;
-    for (uint64_t unit = 0; unit < 20; ++unit) order.stream(0).append_pieces(unit, one_by_one);
-    order.stream(0).append_pieces(Range{0, 20}, together);
+    for (uint64_t unit = 0; unit < 20; ++unit) order.stream(0).append_ranges(unit, one_by_one);
+    order.stream(0).append_ranges(Range{0, 20}, together);
     const auto flat = [](const std::vector<ShardRange>& pieces) {
       std::vector<std::pair<uint32_t, uint64_t>> out;
       for (const ShardRange& piece : pieces)

@@ -56,7 +56,7 @@ void check_changes(bool shuffle, uint32_t lanes, uint32_t block, size_t table_by
         }
       }
       std::vector<ShardRange> pieces;
-      order.stream(stream).append_pieces(unit, pieces);
+      order.stream(stream).append_ranges(unit, pieces);
       const bool is_live = std::any_of(live.begin(), live.end(), [&](const auto& entry) {
         return std::get<0>(entry) == stream && std::get<1>(entry) == pieces[0].shard &&
                std::get<2>(entry) <= pieces[0].things.begin && pieces[0].things.end <= std::get<3>(entry);
@@ -82,7 +82,7 @@ TEST(UnitMap, TheNextBlockIsAnnouncedBeforeItBegins) {
   for (uint64_t ticket = 0; ticket < 150; ++ticket) {
     const uint64_t unit = map.unit(0, ticket);
     std::vector<ShardRange> pieces;
-    order.stream(0).append_pieces(unit, pieces);
+    order.stream(0).append_ranges(unit, pieces);
     if (ticket % 10 == 0 && ticket > 0) {  // a block begins; passes of 55 units end in one of 5
       const bool known = std::any_of(announced[pieces[0].shard].begin(), announced[pieces[0].shard].end(),
                                      [&](const Range& r) { return r.contains(pieces[0].things.begin); });

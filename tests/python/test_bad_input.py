@@ -95,6 +95,7 @@ BAD_INDEXES: list[tuple[Any, str]] = [
         setter("stoker", "version", value=2),
         "must be of version 1 and have one total from 0 to 4294967295 for each shard",
     ),
+    (setter("stoker", "zstd_frame_bytes", value=-5), "has zstd_frame_bytes -5: it is null or 1 to 4294967295"),
     (setter("stoker", "tokens", value=[1]), "one total from 0 to 4294967295 for each shard"),
     (setter("stoker", "tokens", value=[1, -1]), "one total from 0 to 4294967295 for each shard"),
     (setter("stoker", "tokens", value=[2**62, 2**62]), "one total from 0 to 4294967295 for each shard"),
