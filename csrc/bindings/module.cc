@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -280,6 +281,18 @@ class BoundEngine {
   Engine::Pointer engine_;
 };
 
+/// The fields of a buffer, each an array that keeps the buffer alive.
+py::list arrays_of(const py::object& buffer, const py::dtype& dtype, const std::array<py::ssize_t, 3>& shape) {
+  const auto [num_fields, rows, columns] = shape;
+  std::byte* at = buffer.cast<BufferPool::Buffer&>().data();
+  py::list fields(static_cast<size_t>(num_fields));
+  for (size_t i = 0; i < fields.size(); ++i) {
+    fields[i] = py::array(dtype, {rows, columns}, at, buffer);
+    at += rows * columns * dtype.itemsize();
+  }
+  return fields;
+}
+
 /// One number of each stream, as an array.
 template <uint64_t StreamCounts::* kMember, typename Owner>
 Array<uint64_t> counts_of(const Owner& owner) {
@@ -332,18 +345,14 @@ PYBIND11_MODULE(_core, m) {
   bind<BatchFormat>(m, "BatchFormat")
       .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "dtype"_a, "pad_id"_a,
            "pad_left"_a, "documents"_a, "document_token"_a, "vocab_size"_a);
-  bind<BufferPool::Buffer>(m, "Buffer", py::buffer_protocol())
-      .def_property_readonly("address",
-                             [](const BufferPool::Buffer& b) {
-                               return reinterpret_cast<uintptr_t>(b.data());  // for Engine.submit
-                             })
-      .def_buffer([](BufferPool::Buffer& b) {
-        return py::buffer_info(reinterpret_cast<uint8_t*>(b.data()),  // bytes, for Python
-                               static_cast<py::ssize_t>(b.size_bytes()));
-      });
+  bind<BufferPool::Buffer>(m, "Buffer").def("arrays", &arrays_of, "dtype"_a, "shape"_a);
   bind<BufferPool>(m, "BufferPool")
       .def(py::init<size_t, size_t>(), "size_bytes"_a, "max_kept"_a)
-      .def("take", &BufferPool::take);
+      .def("take", [](BufferPool& pool) {
+        BufferPool::Buffer buffer = pool.take();
+        const auto address = reinterpret_cast<uintptr_t>(buffer.data());  // for Engine.next
+        return py::make_tuple(std::move(buffer), address);
+      });
 
   auto info = bind<BatchInfo>(m, "BatchInfo");
   info.def_readonly("end_row", &BatchInfo::end_row);

@@ -92,15 +92,15 @@ class BatchFormat:
 @final
 class BufferPool:
     def __init__(self, size_bytes: int, max_kept: int) -> None: ...
-    def take(self) -> Buffer: ...
+    def take(self) -> tuple[Buffer, int]:
+        """A buffer, and its address for `Engine.next`."""
 
 @final
 class Buffer:
     """Memory that returns to its pool when the last view of it dies."""
 
-    @property
-    def address(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def arrays(self, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> list[npt.NDArray[Any]]:
+        """The buffer as shape[0] arrays of shape[1:], one behind the other."""
 
 @final
 class BatchInfo:

@@ -20,7 +20,7 @@ class BatchMemory(Protocol):
         """A buffer that nobody uses, and its address."""
 
     def arrays(self, buffer: Any) -> Any:
-        """The filled buffer as one array or tensor that keeps it alive."""
+        """The fields of the filled buffer, each an array or a tensor that keeps the buffer alive."""
 
 
 class NumpyMemory:
@@ -32,11 +32,10 @@ class NumpyMemory:
         self._pool = _core.BufferPool(math.prod(shape) * self._dtype.itemsize, max_kept)
 
     def take(self) -> tuple[_core.Buffer, int]:
-        buffer = self._pool.take()
-        return buffer, buffer.address
+        return self._pool.take()
 
     def arrays(self, buffer: _core.Buffer) -> Any:
-        return np.frombuffer(memoryview(buffer), self._dtype).reshape(self._shape)
+        return buffer.arrays(self._dtype, self._shape)
 
 
 class TorchMemory(NumpyMemory):

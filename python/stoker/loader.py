@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -108,7 +109,7 @@ class DataLoader:
             world_size: Their number; batch_size * world_size rows make a global batch.
             num_workers: Threads that fill batches; `next()` helps them while it has to wait. 0: filled in `next()`
                 alone. 2 keep up with most trainers; more help where shards are compressed.
-            prefetch_factor: Batches that are filled ahead. Default: 4; without workers there are none.
+            prefetch_factor: Batches that are filled ahead. Default: 8; without workers there are none.
             drop_last: True: rows that don't fill the last global batch of an epoch come first in the next. False: the
                 last batch is filled up with rows of padding.
             dtype: "int64" or "int32", or torch's or numpy's type of that name.
@@ -145,7 +146,7 @@ class DataLoader:
             rank=rank,
             world_size=world_size,
             num_workers=num_workers,
-            prefetch_factor=4 if prefetch_factor is None else prefetch_factor,
+            prefetch_factor=8 if prefetch_factor is None else prefetch_factor,
             drop_last=drop_last,
             dtype=getattr(dtype, "__name__", str(dtype)).removeprefix("torch."),
             pad_id=pad_id,
@@ -198,16 +199,15 @@ class DataLoader:
         """The batch at the place where the loader stands. Changes nothing but the engine, which is started anew where
         it does not stand there: at first, after a jump, and after an exception between taking a batch and handing it
         over."""
-        self._meter.start()
-        if self._engine is None or self._engine.next_row != self._place.row:
-            self._start_engine()
-        assert self._engine is not None
-        assert self._memory is not None
-        buffer, info = self._engine.next(self._options.timeout, *self._memory.take())
-        self._meter.stop()
-        return dict(zip(self._options.fields, self._memory.arrays(buffer), strict=True)), info
+        begin = time.perf_counter()
+        engine, memory = self._engine, self._memory
+        if engine is None or memory is None or engine.next_row != self._place.row:
+            engine, memory = self._start_engine()
+        buffer, info = engine.next(self._options.timeout, *memory.take())
+        self._meter.received(begin)
+        return dict(zip(self._options.fields, memory.arrays(buffer), strict=True)), info
 
-    def _start_engine(self) -> None:
+    def _start_engine(self) -> tuple[_core.Engine, BatchMemory]:
         self._stop_engine()
         options = self._options
         in_flight = options.prefetch_factor if options.num_workers > 0 else 1
@@ -240,6 +240,7 @@ class DataLoader:
             buffers=[memory.take() for _ in range(in_flight)],
         )
         self._finalizer = weakref.finalize(self, engine.close)
+        return engine, memory
 
     def _stop_engine(self) -> None:
         if (engine := self._engine) is not None:

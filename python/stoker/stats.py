@@ -24,16 +24,11 @@ class Meter:
         self._end = 0.0
         self._first_batch_s: float | None = None
 
-    def start(self) -> None:
-        """The consumer asks for a batch; the clock begins with the first."""
-        if self._begin is None:
-            self._begin = time.perf_counter()
-
-    def stop(self) -> None:
-        """The consumer has got a batch."""
+    def received(self, begin: float) -> None:
+        """The consumer, which asked for a batch at `begin`, has got it; the clock begins with the first it asks for."""
         self._end = time.perf_counter()
-        if self._first_batch_s is None and self._begin is not None:
-            self._first_batch_s = self._end - self._begin
+        if self._begin is None:
+            self._begin, self._first_batch_s = begin, self._end - begin
 
     def add(self, progress: _core.Progress) -> None:
         """Takes over what an engine that is closed has done."""

@@ -626,7 +626,7 @@ def test_close_from_another_thread_ends_the_consumer(streams: list[stoker.Stream
 def test_torchs_attributes_are_there(streams: list[stoker.Stream]) -> None:
     loader = make(streams, num_workers=1)
     assert (loader.batch_size, loader.drop_last, loader.sampler) == (4, True, None)
-    assert (loader.num_workers, loader.pin_memory, loader.prefetch_factor, loader.timeout) == (1, False, 4, 0)
+    assert (loader.num_workers, loader.pin_memory, loader.prefetch_factor, loader.timeout) == (1, False, 8, 0)
     assert len(loader.dataset) == 23 + 41
 
 
