@@ -89,13 +89,15 @@ class Throughput:
             ["libzstd, then the shuffled loop", f"{decode_and_fill:,.0f}", ""],
         ]
         for compression, bound in (("raw", single("bound/shuffled-1")), ("zstd", decode_and_fill)):
-            one, two = self.rate(f"core/{compression}-1"), self.rate(f"core/{compression}-2")
-            through = self.rate(f"{compression}/stoker-0")
-            rows += [
-                [f"stoker's core, {compression}, one thread", f"{one:,.0f}", f"{one / bound:.0%}"],
-                [f"stoker's core, {compression}, two threads", f"{two:,.0f}", f"{two / one:.2f}x of one"],
-                [f"stoker through Python, {compression}, no threads", f"{through:,.0f}", f"{through / bound:.0%}"],
-            ]
+            rates = {n: self.rate(f"core/{compression}-{n}") for n in (0, 1, 2)}
+            rows.append([f"stoker's core, {compression}, no workers", f"{rates[0]:,.0f}", f"{rates[0] / bound:.0%}"])
+            for n in (1, 2):
+                name = f"stoker's core, {compression}, {n} worker{'s' * (n > 1)} beside the consumer"
+                rows.append([name, f"{rates[n]:,.0f}", f"{rates[n] / rates[0]:.2f}x of none"])
+            for n in (0, 1):
+                through = self.rate(f"{compression}/stoker-{n}")
+                name = f"stoker through Python, {compression}, {n or 'no'} worker{'s' * (n != 1)}"
+                rows.append([name, f"{through:,.0f}", f"{through / bound:.0%}"])
         return table(["", "M tokens/s", "of the shuffled bound"], rows)
 
 
@@ -145,7 +147,9 @@ comes; a loader reads rows in random order, so the shuffled loop is its bound, a
 ring of 1 MiB.
 
 {t.core()}
-Two threads are one worker and the consumer, which fills too while it waits.
+Without workers the consumer does all the work: one thread. With them it fills too while it waits, but decodes nothing,
+so that raw shards have 2 threads with 1 worker, and zstd shards have 2 that decode with 2 workers. On 2 CPUs no more
+can be had. What keeps two from twice: the buffers move from one CPU's cache to the other's.
 
 ## The consumer's time
 
@@ -180,22 +184,37 @@ def scale() -> str:
                 f"{median(run[f] for run in runs):.3f}" if f in runs[0] else ""
                 for f in ("first_batch_s", "resume_s", "epoch_boundary_s")
             ]
-            rows.append([name, *size, *figures, f"{median(run['peak_mib'] for run in runs):.0f}"])
+            memory = [f"{median(run[f] for run in runs):.0f}" for f in ("anonymous_mib", "mapped_mib")]
+            rows.append([name, *size, *figures, *memory])
     ranks = []
     for world_size, r in document["ranks"].items():
         touched = f"{r['shards_touched']} of {r['shards']}"
         ranks.append([world_size, f"{r['first_batch_s']:.3f}", touched, f"{r['of_them_in_the_next_pass']}"])
+    head = [
+        "",
+        "samples",
+        "shards",
+        "streams",
+        "first batch s",
+        "resume s",
+        "epoch boundary s",
+        "own MiB",
+        "mapped MiB",
+    ]
     return f"""# Scale
 
 {heading(document["machine"], "make bench")}
 Synthetic indexes: all shards of a stream are one real file under one name; 8 tokens a sample, layout `pad`, the
-default shuffle. Each case runs in a process of its own; medians of three. Memory is the most above the interpreter
-with torch, mapped pages counted. A start reads the index files and opens the shards of the first batches: no file is
+default shuffle. Each case runs in a process of its own; medians of three. Memory is what the process has above the
+interpreter with torch at its end: its own (anonymous), and apart from it the pages of mapped files, which the system
+takes back when it needs them. A start reads the index files and opens the shards of the first batches: no file is
 looked at before.
 
-{table(["", "samples", "shards", "streams", "first batch s", "resume s", "epoch boundary s", "MiB"], rows)}
+{table(head, rows)}
 Reading: nothing grows with the number of samples; what there is to do at a start is to read index.json, 0.35 KB a
-shard.
+shard. Memory grows with the shards and with the number of streams: each stream (and lane) has a table of shuffle_block
+entries, 4 bytes each, and the heads of the shards under its block at hand and the next one, 8 bytes a sample. With
+1000 streams these are 5 shards of 10^4 samples a stream; `shuffle_block=4096` makes it a third.
 
 ## Ranks
 

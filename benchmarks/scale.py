@@ -3,8 +3,8 @@
 Question: does anything grow with the number of samples? Does it stay small with 10^5 shards and 10^3 streams?
 Method: synthetic indexes whose many shards are a few real files under one name each. A process of its own for each
 case measures the time to the first batch, of a resume in the middle of an epoch, of the step over an epoch's end, and
-the most memory above what the interpreter with torch takes. MosaicML Streaming is measured on the same indexes where it
-can run.
+the memory at its end above what the interpreter with torch takes. MosaicML Streaming is measured on the same indexes
+where it can run.
 Command: `make bench`, or `python benchmarks/scale.py` in its environment.
 Result: benchmarks/results/scale.json; benchmarks/report.py makes docs/scale.md of it.
 """
@@ -64,10 +64,23 @@ def write_index(samples: int, shards: int, streams: int) -> list[Path]:
     return out
 
 
-def resident_mib(field: str) -> float:
-    """VmHWM or RssAnon of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+class Memory:
+    """What this process takes above what it took when this was made, in MiB: its own, and pages of mapped files."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+
+    @staticmethod
+    def _now() -> dict[str, float]:
+        lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+        return {line[0]: int(line[1]) / 1024 for line in lines if line[0] in ("RssAnon:", "RssFile:")}
+
+    def report(self) -> dict[str, float]:
+        now = self._now()
+        return {
+            "anonymous_mib": now["RssAnon:"] - self._before["RssAnon:"],
+            "mapped_mib": now["RssFile:"] - self._before["RssFile:"],
+        }
 
 
 def measure_stoker(directories: list[Path]) -> dict[str, float]:
@@ -75,7 +88,7 @@ def measure_stoker(directories: list[Path]) -> dict[str, float]:
 
     import stoker
 
-    before = resident_mib("VmRSS")
+    memory = Memory()
     streams = [stoker.Stream(local=d) for d in directories]
 
     def first_batch_s(state: dict[str, Any] | None) -> tuple[stoker.DataLoader, float]:
@@ -100,19 +113,19 @@ def measure_stoker(directories: list[Path]) -> dict[str, float]:
     start = time.perf_counter()
     next(iter(loader))
     result["epoch_boundary_s"] = time.perf_counter() - start
+    result |= memory.report()
     loader.close()
-    result["peak_mib"] = resident_mib("VmHWM") - before
     return result
 
 
 def measure_mosaicml(directories: list[Path]) -> dict[str, float]:
     streaming = import_streaming()
-    before = resident_mib("VmRSS")
+    memory = Memory()
     start = time.perf_counter()
     streams = [streaming.Stream(local=str(d)) for d in directories]
     dataset = streaming.StreamingDataset(streams=streams, shuffle=True, batch_size=8)
     next(iter(streaming.StreamingDataLoader(dataset, batch_size=8, num_workers=0)))
-    return {"first_batch_s": time.perf_counter() - start, "peak_mib": resident_mib("VmHWM") - before}
+    return {"first_batch_s": time.perf_counter() - start, **memory.report()}
 
 
 def measure_ranks(directories: list[Path], world_size: int) -> dict[str, Any]:

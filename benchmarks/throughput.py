@@ -32,7 +32,7 @@ RAW = [
 PINNED = ["stoker-0", "stoker-1", "hand-written-0", "mosaicml-streaming-0"]
 ZSTD = ["stoker-0", "stoker-1", "stoker-2"]
 INT32 = ["stoker-0", "stoker-1"]
-COLD = ["stoker-2", "hand-written-0"]
+COLD = ["stoker-2", "hand-written-0", "nanogpt-0", "litdata-0", "mosaicml-streaming-0"]
 RINGS = ["1", "64"]  # MiB
 
 
@@ -55,9 +55,8 @@ def commands() -> dict[str, list[str]]:
     out |= {f"bound/shuffled-{ring}": [str(CORE), "shuffled", ring, flat] for ring in RINGS}
     out["bound/decode"] = [str(CORE), "decode", *directories("zstd")]
     for compression in ("raw", "zstd"):
-        for threads in ("1", "2"):  # the consumer is one of them
-            command = [str(CORE), "engine", str(int(threads) - 1), *directories(compression)]
-            out[f"core/{compression}-{threads}"] = command
+        for workers in ("0", "1", "2"):
+            out[f"core/{compression}-{workers}"] = [str(CORE), "engine", workers, *directories(compression)]
     out |= {f"latency/{what}": [*latency, what] for what in ("2", "6", "gil")}
     return out
 
