@@ -166,8 +166,10 @@ void engine(uint32_t num_workers, const std::vector<std::string>& directories) {
   format.fields = {Field::kInputIds, Field::kLabels};
   format.num_rows = kRows;
   format.seq_len = kSeqLen;
-  auto planner = std::make_unique<Planner>(store, order, LayoutSpec{LayoutKind::kConcat, kSeqLen, Overflow::kTruncate},
-                                           RankSlice{}, 0);
+  LayoutSpec layout;
+  layout.kind = LayoutKind::kConcat;
+  layout.seq_len = kSeqLen;
+  auto planner = std::make_unique<Planner>(store, order, layout, RankSlice{}, LayoutStart{});
   std::vector<std::vector<std::byte>> buffers(4, std::vector<std::byte>(format.size_bytes()));
   const Engine::Pointer running = Engine::create(std::move(planner), store, format, num_workers);
   for (auto& buffer : buffers) running->submit(buffer.data());

@@ -5,7 +5,7 @@
     python benchmarks/latency.py gil    # how fast a Python thread spins while the core works
 
 Prints one JSON object: microseconds (p50, p99), or the spinning thread's speed beside the core over its speed beside
-another process that does the same.
+another process that does the same, and the share of that time in which the core's worker filled.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 
 import stoker
 
-CORE = contenders.OUT.parent / "build" / "release" / "core_bench"
 FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids")
 
 
@@ -53,21 +52,42 @@ def spin(seconds: float) -> float:
     return turns / (time.perf_counter() - start)
 
 
+def keep_filling() -> stoker.DataLoader:
+    """A loader whose worker fills 6000 batches, 1.5 GB, in fresh memory: for longer than the thread beside it spins."""
+    loader = make_loader(2, num_workers=1, prefetch_factor=6000)
+    next(iter(loader))
+    return loader
+
+
 def gil() -> dict[str, float]:
-    """This thread spins on one CPU: while a worker of its process fills 2000 batches, 0.5 GB, on another, and while
-    another process, which has no part in its GIL, writes the same from a plain loop. CPUs that share a core slow each
-    other down anyway."""
-    beside, apart = [], []
-    for _ in range(7):
-        with make_loader(2, num_workers=1, prefetch_factor=2000) as loader:
-            next(iter(loader))
-            beside.append(spin(0.1))  # filling them takes longer than this
-        with subprocess.Popen([CORE, "shuffled", "64", contenders.OUT / "a.bin"], stdout=subprocess.DEVNULL) as other:
-            time.sleep(0.1)
+    """This thread spins on one CPU: while a worker of its process fills batches on another, and while a worker of
+    another process, which has no part in its GIL, does the same. CPUs that share a core slow each other down anyway."""
+    beside, apart, busy = [], [], []
+    for _ in range(15):
+        with keep_filling() as loader:
+            before = loader.stats()["fill_s"]
+            beside.append(spin(0.1))
+            busy.append((loader.stats()["fill_s"] - before) / 0.1)
+        with subprocess.Popen([sys.executable, __file__, "fill"], stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
             apart.append(spin(0.1))
             other.kill()
-    return {"spin_beside_over_apart": float(np.median(beside) / np.median(apart))}
+    return {
+        "spin_beside_over_apart": float(np.median(beside) / np.median(apart)),
+        "worker_busy": float(np.median(busy)),
+    }
+
+
+def main() -> None:
+    what = sys.argv[1]
+    if what == "fill":
+        with keep_filling():
+            print("filling", flush=True)
+            time.sleep(1)
+    else:
+        print(json.dumps(gil() if what == "gil" else latency(int(what))))
 
 
 if __name__ == "__main__":
-    print(json.dumps(gil() if sys.argv[1] == "gil" else latency(int(sys.argv[1]))))
+    main()

@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -23,11 +24,16 @@
 #include "engine/engine.h"
 #include "engine/planner.h"
 #include "fill/batch_format.h"
+#include "fill/widen.h"
+#include "layout/best_fit.h"
+#include "layout/foundry_packer.h"
 #include "layout/layout.h"
 #include "order/order.h"
 #include "shard/body.h"
 #include "shard/schema.h"
 #include "shard/shard_store.h"
+
+PYBIND11_MAKE_OPAQUE(stoker::LaneHints);  // a class in Python, not a list
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -123,19 +129,23 @@ py::dict read_sample(ShardStore& store, uint32_t stream, uint32_t shard_index, u
   return out;
 }
 
-py::tuple shard_totals(ShardStore& store, uint32_t stream, uint32_t shard_index) {
-  std::shared_ptr<const Shard> shard;
-  {
-    const py::gil_scoped_release release;
-    shard = store.get({stream, shard_index});
+/// Tokens, loss tokens and longest sample.
+std::tuple<uint64_t, uint64_t, uint32_t> shard_totals(ShardStore& store, uint32_t stream, uint32_t shard_index) {
+  const py::gil_scoped_release release;
+  const std::shared_ptr<const Shard> shard = store.get({stream, shard_index});
+  uint64_t num_ignored = 0;
+  if (shard->has_labels()) {
+    shard->for_each_sample([&](const SampleTokens& sample) {
+      num_ignored += widen_labels<int64_t>(*sample.labels, 0, sample.labels->size, nullptr).num_ignored;
+    });
   }
-  return py::make_tuple(shard->num_tokens(), shard->longest_sample());
+  return {shard->num_tokens(), shard->num_tokens() - num_ignored, shard->longest_sample()};
 }
 
 // ---------------------------------------------------------------- order and layout
 std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const std::vector<Array<uint64_t>>& sizes,
                                   std::vector<uint64_t> counts, uint64_t seed, uint32_t lanes, uint64_t global_batch,
-                                  uint64_t unit, bool drop_last, bool shuffle, uint32_t shuffle_block) {
+                                  bool finite, uint64_t unit, bool drop_last, bool shuffle, uint32_t shuffle_block) {
   OrderSpec spec;
   for (size_t s = 0; s < names.size(); ++s) {
     const Array<uint64_t>& shards = sizes.at(s);
@@ -145,6 +155,7 @@ std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const s
   spec.seed = seed;
   spec.lanes = lanes;
   spec.global_batch = global_batch;
+  spec.finite = finite;
   spec.unit = unit;
   spec.drop_last = drop_last;
   spec.shuffle = shuffle;
@@ -152,19 +163,79 @@ std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const s
   return std::make_shared<Order>(std::move(spec));
 }
 
-LayoutSpec make_layout_spec(std::string_view kind, uint32_t seq_len, std::string_view overflow) {
-  static constexpr std::pair<const char*, LayoutKind> kKinds[] = {{"pad", LayoutKind::kPad},
-                                                                  {"concat", LayoutKind::kConcat}};
+LayoutSpec make_layout_spec(std::string_view kind, uint32_t seq_len, const std::vector<std::string>& overflow,
+                            std::string_view packing, uint32_t pack_window, uint32_t window_rows,
+                            std::vector<uint32_t> groups, uint32_t pad_to_multiple, uint32_t max_samples_per_row,
+                            std::optional<uint32_t> max_leftover_bins) {
+  using Packing = LayoutSpec::Packing;
+  static constexpr std::pair<const char*, LayoutKind> kKinds[] = {
+      {"pad", LayoutKind::kPad}, {"concat", LayoutKind::kConcat}, {"pack", LayoutKind::kPack}};
   static constexpr std::pair<const char*, Overflow> kOverflows[] = {{"truncate", Overflow::kTruncate},
-                                                                    {"error", Overflow::kError}};
-  return {by_name(kKinds, kind), seq_len, by_name(kOverflows, overflow)};
+                                                                    {"error", Overflow::kError},
+                                                                    {"split", Overflow::kSplit},
+                                                                    {"drop", Overflow::kDrop}};
+  static constexpr std::pair<const char*, Packing> kPackings[] = {{"best_fit", Packing::kBestFit},
+                                                                  {"foundry", Packing::kFoundry}};
+  LayoutSpec spec;
+  spec.kind = by_name(kKinds, kind);
+  spec.seq_len = seq_len;
+  for (const std::string& of_stream : overflow) spec.overflow.push_back(by_name(kOverflows, of_stream));
+  spec.packing = by_name(kPackings, packing);
+  spec.pack_window = pack_window;
+  spec.window_rows = window_rows;
+  spec.groups = std::move(groups);
+  spec.pad_to_multiple = pad_to_multiple;
+  spec.max_samples_per_row = max_samples_per_row;
+  spec.max_leftover_bins = max_leftover_bins;
+  return spec;
+}
+
+/// Rows of numbered sizes, as lists of numbers: best-fit decreasing over all of them.
+std::vector<std::vector<uint32_t>> pack_best_fit(const Array<uint32_t>& sizes, uint32_t seq_len,
+                                                 uint32_t max_samples_per_row) {
+  std::vector<uint32_t> sorted;
+  const std::vector<uint32_t> row_of =
+      BestFit(seq_len, max_samples_per_row).pack({sizes.data(), static_cast<size_t>(sizes.size())}, sorted);
+  std::vector<std::vector<uint32_t>> rows(row_of.empty() ? 0 : *std::max_element(row_of.begin(), row_of.end()) + 1);
+  for (const uint32_t i : sorted) rows[row_of[i]].push_back(i);
+  return rows;
+}
+
+using Bins = std::vector<std::vector<uint64_t>>;
+
+Bins examples_of(const std::vector<FoundryPacker::Bin>& bins) {
+  Bins out;
+  for (const FoundryPacker::Bin& bin : bins) out.push_back(bin.examples);
+  return out;
+}
+
+Bins pack_as_foundry(FoundryPacker& packer, const std::vector<std::pair<uint64_t, uint32_t>>& examples) {
+  std::vector<FoundryPacker::Example> numbered;
+  for (const auto& [number, size] : examples) numbered.push_back({number, size});
+  return examples_of(packer.pack(std::move(numbered)));
+}
+
+// ---------------------------------------------------------------- hints of pack
+using Hint = std::tuple<uint32_t, uint64_t, uint64_t, Bins>;  // lane, window_begin, rows_emitted, leftovers
+
+std::shared_ptr<LaneHints> make_hints(const std::vector<Hint>& hints) {
+  auto out = std::make_shared<LaneHints>();
+  for (const auto& [lane, window_begin, rows_emitted, leftovers] : hints)
+    out->push_back({lane, window_begin, rows_emitted, leftovers});
+  return out;
+}
+
+std::vector<Hint> list_hints(const LaneHints& hints) {
+  std::vector<Hint> out;
+  for (const LaneHint& hint : hints) out.emplace_back(hint.lane, hint.window_begin, hint.rows_emitted, hint.leftovers);
+  return out;
 }
 
 /// The rows of one global batch: segments (n, 5) int64 as stream, shard, sample, token_begin, token_end; and where each
 /// row ends among them.
 py::tuple plan_rows(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
                     uint64_t first_row) {
-  Planner planner(std::move(store), std::move(order), layout, {}, first_row);
+  Planner planner(std::move(store), std::move(order), layout, {}, {first_row, nullptr});
   const BatchPlan plan = [&] {
     const py::gil_scoped_release release;
     return planner.next();
@@ -183,7 +254,8 @@ py::tuple plan_rows(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> or
 // ---------------------------------------------------------------- batches
 BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t num_rows, uint32_t seq_len,
                               std::string_view dtype, int64_t pad_id, bool pad_left, std::string_view documents,
-                              int64_t document_token, uint64_t vocab_size) {
+                              std::vector<int64_t> document_tokens, bool is_packed, uint32_t pad_to_multiple,
+                              uint64_t vocab_size, uint32_t cu_seqlens_capacity) {
   static constexpr std::pair<const char*, Field> kFields[] = {
       {"input_ids", Field::kInputIds},           {"labels", Field::kLabels},
       {"attention_mask", Field::kAttentionMask}, {"position_ids", Field::kPositionIds},
@@ -202,8 +274,11 @@ BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t n
   format.pad_id = pad_id;
   format.pad_left = pad_left;
   format.documents = by_name(kDocuments, documents);
-  format.document_token = document_token;
+  format.document_tokens = std::move(document_tokens);
+  format.is_packed = is_packed;
+  format.pad_to_multiple = pad_to_multiple;
   format.vocab_size = vocab_size;
+  format.cu_seqlens_capacity = cu_seqlens_capacity;
   return format;
 }
 
@@ -211,9 +286,11 @@ BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t n
 class BoundEngine {
  public:
   BoundEngine(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
-              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint32_t num_workers,
+              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row,
+              std::shared_ptr<LaneHints> hints, uint32_t num_workers,
               std::vector<std::pair<py::object, uintptr_t>> buffers) {
-    auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row);
+    auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size},
+                                             LayoutStart{first_row, std::move(hints)});
     engine_ = Engine::create(std::move(planner), std::move(store), format, num_workers);
     for (auto& [buffer, address] : buffers) submit(std::move(buffer), address);
   }
@@ -281,8 +358,9 @@ class BoundEngine {
   Engine::Pointer engine_;
 };
 
-/// The fields of a buffer, each an array that keeps the buffer alive.
-py::list arrays_of(const py::object& buffer, const py::dtype& dtype, const std::array<py::ssize_t, 3>& shape) {
+/// The fields of a buffer, each an array that keeps the buffer alive; behind them `num_more` int32 numbers, if any.
+py::list arrays_of(const py::object& buffer, const py::dtype& dtype, const std::array<py::ssize_t, 3>& shape,
+                   py::ssize_t num_more) {
   const auto [num_fields, rows, columns] = shape;
   std::byte* at = buffer.cast<BufferPool::Buffer&>().data();
   py::list fields(static_cast<size_t>(num_fields));
@@ -290,6 +368,7 @@ py::list arrays_of(const py::object& buffer, const py::dtype& dtype, const std::
     fields[i] = py::array(dtype, {rows, columns}, at, buffer);
     at += rows * columns * dtype.itemsize();
   }
+  if (num_more > 0) fields.append(py::array(py::dtype::of<int32_t>(), {num_more}, at, buffer));
   return fields;
 }
 
@@ -314,7 +393,12 @@ void bind_counts(py::class_<Owner>& type) {
   type.def_property_readonly("units", &counts_of<&StreamCounts::units, Owner>)
       .def_property_readonly("tokens", &counts_of<&StreamCounts::tokens, Owner>)
       .def_property_readonly("truncated_tokens", &counts_of<&StreamCounts::truncated_tokens, Owner>)
-      .def_property_readonly("truncated_samples", &counts_of<&StreamCounts::truncated_samples, Owner>);
+      .def_property_readonly("truncated_samples", &counts_of<&StreamCounts::truncated_samples, Owner>)
+      .def_property_readonly("dropped_tokens", &counts_of<&StreamCounts::dropped_tokens, Owner>)
+      .def_property_readonly("dropped_samples", &counts_of<&StreamCounts::dropped_samples, Owner>)
+      .def_property_readonly("empty_samples", &counts_of<&StreamCounts::empty_samples, Owner>)
+      .def_property_readonly("loss_tokens", &counts_of<&StreamCounts::loss_tokens, Owner>)
+      .def_property_readonly("no_loss_samples", &counts_of<&StreamCounts::no_loss_samples, Owner>);
 }
 
 }  // namespace
@@ -338,14 +422,27 @@ PYBIND11_MODULE(_core, m) {
 
   bind<Order, std::shared_ptr<Order>>(m, "Order")
       .def(py::init(&make_order), py::kw_only(), "names"_a, "sizes"_a, "counts"_a, "seed"_a, "lanes"_a,
-           "global_batch"_a, "unit"_a, "drop_last"_a, "shuffle"_a, "shuffle_block"_a);
-  bind<LayoutSpec>(m, "Layout").def(py::init(&make_layout_spec), "kind"_a, "seq_len"_a, "overflow"_a);
+           "global_batch"_a, "finite"_a, "unit"_a, "drop_last"_a, "shuffle"_a, "shuffle_block"_a);
+  bind<LayoutSpec>(m, "Layout")
+      .def(py::init(&make_layout_spec), py::kw_only(), "kind"_a, "seq_len"_a, "overflow"_a, "packing"_a,
+           "pack_window"_a, "window_rows"_a, "groups"_a, "pad_to_multiple"_a, "max_samples_per_row"_a,
+           "max_leftover_bins"_a);
+  bind<LaneHints, std::shared_ptr<LaneHints>>(m, "LaneHints")
+      .def(py::init(&make_hints), "hints"_a)
+      .def("list", &list_hints)
+      .def(py::pickle(&list_hints, &make_hints));
+  m.def("pack_best_fit", &pack_best_fit, "sizes"_a, "seq_len"_a, "max_samples_per_row"_a);
+  bind<FoundryPacker>(m, "FoundryPacker")
+      .def(py::init<uint32_t, uint32_t, std::optional<uint32_t>>(), "num_rows"_a, "seq_len"_a, "max_leftover_bins"_a)
+      .def("pack", &pack_as_foundry, "examples"_a)
+      .def_property_readonly("leftovers", [](const FoundryPacker& p) { return examples_of(p.leftovers()); });
   m.def("plan_rows", &plan_rows, "store"_a, "order"_a, "layout"_a, "first_row"_a);
 
   bind<BatchFormat>(m, "BatchFormat")
       .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "dtype"_a, "pad_id"_a,
-           "pad_left"_a, "documents"_a, "document_token"_a, "vocab_size"_a);
-  bind<BufferPool::Buffer>(m, "Buffer").def("arrays", &arrays_of, "dtype"_a, "shape"_a);
+           "pad_left"_a, "documents"_a, "document_tokens"_a, "is_packed"_a, "pad_to_multiple"_a, "vocab_size"_a,
+           "cu_seqlens_capacity"_a);
+  bind<BufferPool::Buffer>(m, "Buffer").def("arrays", &arrays_of, "dtype"_a, "shape"_a, "num_more"_a);
   bind<BufferPool>(m, "BufferPool")
       .def(py::init<size_t, size_t>(), "size_bytes"_a, "max_kept"_a)
       .def("take", [](BufferPool& pool) {
@@ -355,7 +452,9 @@ PYBIND11_MODULE(_core, m) {
       });
 
   auto info = bind<BatchInfo>(m, "BatchInfo");
-  info.def_readonly("end_row", &BatchInfo::end_row);
+  info.def_readonly("end_row", &BatchInfo::end_row)
+      .def_readonly("max_seqlen", &BatchInfo::max_seqlen)
+      .def_property_readonly("hints", [](const BatchInfo& b) { return std::const_pointer_cast<LaneHints>(b.hints); });
   bind_counts(info);
   auto progress = bind<Progress>(m, "Progress");
   progress.def_readonly("num_batches", &Progress::num_batches)
@@ -366,9 +465,10 @@ PYBIND11_MODULE(_core, m) {
   bind_counts(progress);
   bind<BoundEngine>(m, "Engine")
       .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
-                    uint32_t, uint32_t, uint64_t, uint32_t, std::vector<std::pair<py::object, uintptr_t>>>(),
+                    uint32_t, uint32_t, uint64_t, std::shared_ptr<LaneHints>, uint32_t,
+                    std::vector<std::pair<py::object, uintptr_t>>>(),
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
-           "num_workers"_a, "buffers"_a)
+           "hints"_a, "num_workers"_a, "buffers"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
       .def_property_readonly("next_row", &BoundEngine::next_row)
       .def("check_process", &BoundEngine::check_process)

@@ -131,7 +131,7 @@ BatchInfo Engine::next() {
   head = std::move(batches_.front());
   batches_.pop_front();
   --num_planned_;
-  BatchInfo info{head->plan->end_row, head->plan->rows.counts()};
+  BatchInfo info{head->plan->end_row, head->plan->rows.counts(), head->max_seqlen, head->plan->hints};
   next_row_ = info.end_row;
   ++progress_.num_batches;
   for (size_t s = 0; s < info.counts.size(); ++s) progress_.counts[s] += info.counts[s];
@@ -181,6 +181,7 @@ void Engine::close() {
     const std::lock_guard lock(mutex_);
     is_closed_ = true;
   }
+  planner_->cancel();
   work_ready_.notify_all();
   head_done_.notify_all();
   const std::lock_guard joining(joining_);  // who closes second returns when it is done too
@@ -368,7 +369,22 @@ void Engine::fill(Lock& lock) {
   lock.lock();
   progress_.fill_s += fill_s;
   if (error) fail(batch, error);
-  if (--batch.jobs_left > 0) return;
+  if (--batch.jobs_left == 0) finish(lock, batch);
+}
+
+// All jobs of a batch are done.
+void Engine::finish(Lock& lock, Batch& batch) {
+  if (!batch.error) {
+    lock.unlock();
+    std::exception_ptr error;
+    try {
+      batch.max_seqlen = finish_batch(format_, *batch.plan, batch.buffer);
+    } catch (...) {
+      error = std::current_exception();
+    }
+    lock.lock();
+    if (error) fail(batch, error);
+  }
   const std::vector<Piece> pinned = std::move(batch.pinned);
   batch.pinned.clear();
   if (!batch.error) batch.state = Batch::State::kComplete;

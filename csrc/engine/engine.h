@@ -33,8 +33,10 @@ namespace stoker {
 
 /// What next() tells of the batch it hands over.
 struct BatchInfo {
-  uint64_t end_row;                  // global rows delivered once this batch is
-  std::vector<StreamCounts> counts;  // of this rank's rows, by stream
+  uint64_t end_row;                        // global rows delivered once this batch is
+  std::vector<StreamCounts> counts;        // of this rank's rows, by stream
+  uint32_t max_seqlen;                     // tokens of the longest document; 0 without cu_seqlens
+  std::shared_ptr<const LaneHints> hints;  // of the state behind the batch; null where the layout needs none
 };
 
 /// What an engine has done so far. Seconds are of the threads that did the work.
@@ -102,6 +104,7 @@ class Engine {
     std::vector<Piece> pinned;
     uint32_t pieces_left = 0;  // loading
     uint32_t jobs_left = 0;
+    uint32_t max_seqlen = 0;
     std::exception_ptr error;
   };
   /// Rows [begin, end) of a batch whose pieces are all present.
@@ -126,6 +129,7 @@ class Engine {
   void plan(Lock& lock);
   void load(Lock& lock);
   void fill(Lock& lock);
+  void finish(Lock& lock, Batch& batch);
   void look_ahead(Lock& lock);
   std::vector<Piece> open_ahead(ShardId id, Range things) const;
   void apply(const std::vector<BlockChange>& changes);

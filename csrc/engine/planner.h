@@ -1,6 +1,7 @@
 // Plans the batches of one rank: order, lengths and layout together.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -20,18 +21,21 @@ struct RankSlice {
   uint32_t world_size = 1;  // divides the global batch
 };
 
-/// Not thread-safe, but for samples_of().
+/// Not thread-safe, but for samples_of() and cancel().
 class Planner final : private SampleLengths {
  public:
-  /// The first batch begins at global row `first_row`.
+  /// The first batch begins at global row start.row.
   Planner(std::shared_ptr<ShardStore> store, std::shared_ptr<const Order> order, const LayoutSpec& layout,
-          RankSlice slice, uint64_t first_row);
+          RankSlice slice, const LayoutStart& start);
 
   /// The plan of the next batch. After an error the planner must not be used again.
   BatchPlan next();
 
   /// The global row at which the next batch begins.
   uint64_t next_row() const { return next_row_; }
+
+  /// Makes next() raise ClosedError soon, the one at hand too: it may have far to walk.
+  void cancel() { is_cancelled_.store(true, std::memory_order_relaxed); }  // nothing else is told by it
 
   /// See UnitMap. Their ranges are what samples_of() takes.
   std::vector<BlockChange> take_changes() { return layout_->take_changes(); }
@@ -41,10 +45,12 @@ class Planner final : private SampleLengths {
 
  private:
   std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override;
+  uint32_t index_in_plan(uint32_t stream, uint32_t shard);
+  static void check_covers(const Shard& shard, const Segment& segment);
 
   /// Where a shard stands in the plan at hand.
-  struct Slot {
-    uint64_t batch = 0;  // number of the batch that the slot is of; 0: none
+  struct InPlan {
+    uint64_t batch = 0;  // number of the batch that `index` is of; 0: none
     uint32_t index = 0;
   };
 
@@ -53,9 +59,10 @@ class Planner final : private SampleLengths {
   const LayoutKind kind_;
   const RankSlice slice_;
   uint64_t next_row_;
-  uint64_t batch_ = 0;                    // batches begun
-  std::vector<std::vector<Slot>> slots_;  // by stream and shard
-  BatchPlan* plan_ = nullptr;             // the plan at hand
+  uint64_t batch_ = 0;                        // batches begun
+  std::vector<std::vector<InPlan>> in_plan_;  // by stream and shard
+  BatchPlan* plan_ = nullptr;                 // the plan at hand
+  std::atomic<bool> is_cancelled_ = false;
   std::unique_ptr<Layout> layout_;
 };
 

@@ -1,9 +1,12 @@
-// What a batch looks like in memory: one buffer, field after field, each rows x seq_len integers of one type.
+// What a batch looks like in memory: one buffer, field after field, each rows x seq_len integers of one type, and
+// behind them cu_seqlens, if it is asked for.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "order/dealing.h"
 
 namespace stoker {
 
@@ -23,13 +26,23 @@ struct BatchFormat {
   int64_t pad_id = 0;
   bool pad_left = false;
   Documents documents = Documents::kSamples;
-  int64_t document_token = -1;  // kEos: the last token of a document; kBos: the first
-  uint64_t vocab_size = 0;      // a token at or above it is an error; 0: only what the integer type can't hold is
+  std::vector<int64_t> document_tokens;  // kEos, kBos: by stream; -1: the stream's documents are its samples
+  bool is_packed = false;                // segments of a row have nothing to do with each other
+  uint32_t pad_to_multiple = 1;          // the tokens that a segment takes are rounded up to it
+  uint64_t vocab_size = 0;           // a token at or above it is an error; 0: only what the integer type can't hold is
+  uint32_t cu_seqlens_capacity = 0;  // sequences that it has room for; 0: it is not asked for
+
+  /// Tokens that a segment takes in a row, padding included.
+  uint32_t room(uint32_t tokens) const { return ceil_div(tokens, pad_to_multiple) * pad_to_multiple; }
 
   size_t integer_bytes() const { return integer == Integer::kInt32 ? 4 : 8; }
   size_t row_bytes() const { return seq_len * integer_bytes(); }
   size_t field_bytes() const { return num_rows * row_bytes(); }
-  size_t size_bytes() const { return fields.size() * field_bytes(); }
+  size_t fields_bytes() const { return fields.size() * field_bytes(); }
+  size_t cu_seqlens_bytes() const {
+    return cu_seqlens_capacity == 0 ? 0 : (size_t{cu_seqlens_capacity} + 1) * sizeof(int32_t);
+  }
+  size_t size_bytes() const { return fields_bytes() + cu_seqlens_bytes(); }
 };
 
 }  // namespace stoker

@@ -37,10 +37,56 @@ class RowFields {
   std::array<Integer*, kNumFields> at_{};
 };
 
+/// Where the parts of a row lie in it.
+struct Places {
+  uint32_t begin = 0;  // of the first segment
+  uint32_t end = 0;    // of what the last one takes
+};
+
+Places places_of(const BatchFormat& format, std::span<const Segment> segments) {
+  uint32_t size = 0;
+  for (const Segment& segment : segments) size += format.room(segment.size());
+  const uint32_t begin = format.pad_left ? format.seq_len - size : 0;
+  return {begin, begin + size};
+}
+
+/// Calls visit(begin, end, padded_end) for each document of a row, in order: the places of its tokens, and the end of
+/// the padding behind them up to a multiple. `ids` is the row's input_ids.
+template <typename Integer, typename Visit>
+void for_each_document(const BatchFormat& format, std::span<const Segment> segments, const Integer* ids, Visit visit) {
+  // Cuts [begin, end) at a document token, which is its document's last (EOS) or first (BOS).
+  const auto cut = [&](uint32_t begin, uint32_t end, uint32_t padded_end, int64_t token) {
+    const uint32_t lead = format.documents == BatchFormat::Documents::kEos ? 1 : 0;
+    while (begin < end) {
+      uint32_t next = begin + 1;
+      while (next < end && ids[next - lead] != token) ++next;
+      visit(begin, next, next == end ? padded_end : next);
+      begin = next;
+    }
+  };
+  uint32_t at = places_of(format, segments).begin;
+  uint32_t line = at;  // where the documents begin that go on over segments, which then are of one stream
+  for (size_t i = 0; i < segments.size(); ++i) {
+    const Segment& segment = segments[i];
+    const uint32_t end = at + segment.size();
+    const uint32_t padded_end = at + format.room(segment.size());
+    const int64_t token =
+        format.documents == BatchFormat::Documents::kSamples ? -1 : format.document_tokens[segment.stream];
+    if (token < 0) {
+      if (end > at) visit(at, end, padded_end);
+      line = padded_end;
+    } else if (format.is_packed || i + 1 == segments.size()) {
+      cut(line, end, padded_end, token);
+      line = padded_end;
+    }
+    at = padded_end;
+  }
+}
+
 template <typename Integer>
 class RowFiller {
  public:
-  RowFiller(const BatchFormat& format, const BatchPlan& plan)
+  RowFiller(const BatchFormat& format, BatchPlan& plan)
       : format_(format),
         plan_(plan),
         limit_(std::min(format.vocab_size > 0 ? format.vocab_size : UINT64_MAX,
@@ -57,63 +103,70 @@ class RowFiller {
   void fill(uint32_t row, std::byte* buffer) const {
     const RowFields<Integer> fields(format_, row, buffer);
     const std::span<const Segment> segments = plan_.rows.row(row);
-    uint32_t size = 0;
-    for (const Segment& segment : segments) size += segment.size();
-    const uint32_t begin = format_.pad_left ? format_.seq_len - size : 0;
-    const uint32_t end = begin + size;
-
+    const auto [begin, end] = places_of(format_, segments);
     uint32_t at = begin;
-    int document = 0;
     for (uint32_t i = 0; i < segments.size(); ++i) {
       const Segment& segment = segments[i];
       if (segment.size() == 0) continue;
       const uint32_t next = at + segment.size();
-      copy_tokens(segment, *plan_.shards[plan_.segment_shards[plan_.rows.first_segment(row) + i]], at, fields);
+      const uint32_t in_plan = plan_.rows.first_segment(row) + i;
+      plan_.segment_loss[in_plan] =
+          copy(segment, *plan_.shards[plan_.segment_shards[in_plan]], at, at == begin, fields);
       fields.set(Field::kStreamIds, at, next, static_cast<Integer>(segment.stream));
-      if (format_.documents == BatchFormat::Documents::kSamples) number(fields, at, next, document++);
-      at = next;
+      fields.set(Field::kAttentionMask, at, next, 1);
+      at += format_.room(segment.size());
+      pad(fields, next, at);
     }
-    if (format_.documents != BatchFormat::Documents::kSamples) number_documents(fields, begin, end);
-    fields.set(Field::kAttentionMask, begin, end, 1);
+    number_documents(fields, segments);
     pad(fields, 0, begin);
     pad(fields, end, format_.seq_len);
   }
 
  private:
-  void copy_tokens(const Segment& segment, const Shard& shard, uint32_t at, const RowFields<Integer>& fields) const {
-    const TokenArray tokens = shard.parse(segment.sample).tokens;
-    Integer* labels = fields[Field::kLabels];
-    const uint64_t largest = widen(tokens, segment.token_begin, segment.size(), limit_, fields[Field::kInputIds] + at,
-                                   labels == nullptr ? nullptr : labels + at);
-    if (largest < limit_) return;
-    const std::string value = largest == UINT64_MAX ? "a negative number" : text(largest);
+  // Tokens and labels of a segment. Returns how many labels a model predicts: not that of the row's first token.
+  uint32_t copy(const Segment& segment, const Shard& shard, uint32_t at, bool is_first,
+                const RowFields<Integer>& fields) const {
+    const SampleTokens sample = shard.parse(segment.sample);
+    Integer* ids = fields[Field::kInputIds] + at;
+    Integer* labels = fields[Field::kLabels] == nullptr ? nullptr : fields[Field::kLabels] + at;
+    const uint64_t largest =
+        widen(sample.tokens, segment.token_begin, segment.size(), limit_, ids, sample.labels ? nullptr : labels);
+    if (largest >= limit_) throw bad_value(segment, shard, largest, "among its token ids");
+    uint32_t loss = segment.size();
+    bool first_has_loss = true;
+    if (sample.labels) {
+      const LabelCounts counts = widen_labels(*sample.labels, segment.token_begin, segment.size(), labels);
+      if (counts.largest >= limit_)
+        throw bad_value(segment, shard, counts.largest, "among its labels, which are -100 or token ids,");
+      loss -= counts.num_ignored;
+      first_has_loss = value_at(*sample.labels, segment.token_begin) != kIgnoreLabel;
+    }
+    const bool is_masked = format_.is_packed && !is_first;
+    if (is_masked && labels != nullptr) labels[0] = kIgnoreLabel;
+    return loss - (first_has_loss && (is_masked || at == 0));
+  }
+
+  CorruptShardError bad_value(const Segment& segment, const Shard& shard, uint64_t value, const char* where) const {
+    const std::string shown = value == UINT64_MAX ? "a negative number" : text(value);
     const std::string rule =
         limit_ == format_.vocab_size ? text("vocab_size is ", limit_) : text("ids of this dtype end at ", limit_ - 1);
-    throw CorruptShardError(shard.path(), segment.sample,
-                            text("stream \"", shard.stream(), "\": sample ", segment.sample, " of ", shard.path(),
-                                 " has ", value, " among its token ids but ", rule,
-                                 ". Check that the stream was tokenized with this tokenizer and is read with the right "
-                                 "bytes_dtype."));
+    return CorruptShardError(
+        shard.path(), segment.sample,
+        text("stream \"", shard.stream(), "\": sample ", segment.sample, " of ", shard.path(), " has ", shown, " ",
+             where, " but ", rule,
+             ". Check that the stream was tokenized with this tokenizer and is read with the right "
+             "bytes_dtype."));
   }
 
-  // Document number and positions of the tokens [begin, end) of one document.
-  static void number(const RowFields<Integer>& fields, uint32_t begin, uint32_t end, int document) {
-    fields.set(Field::kSequenceId, begin, end, document);
-    if (Integer* positions = fields[Field::kPositionIds]) std::iota(positions + begin, positions + end, 0);
-  }
-
-  // Cuts [begin, end) at the document token. A row's first token begins document 0, whatever it is.
-  void number_documents(const RowFields<Integer>& fields, uint32_t begin, uint32_t end) const {
-    if (fields[Field::kSequenceId] == nullptr && fields[Field::kPositionIds] == nullptr) return;
-    const Integer* ids = fields[Field::kInputIds];
-    const uint32_t lead = format_.documents == BatchFormat::Documents::kEos ? 1 : 0;  // EOS ends, BOS begins
+  // Document numbers and positions of all tokens of a row.
+  void number_documents(const RowFields<Integer>& fields, std::span<const Segment> segments) const {
+    Integer* positions = fields[Field::kPositionIds];
+    if (fields[Field::kSequenceId] == nullptr && positions == nullptr) return;
     int document = 0;
-    for (uint32_t at = begin; at < end;) {
-      uint32_t next = at + 1;
-      while (next < end && ids[next - lead] != format_.document_token) ++next;
-      number(fields, at, next, document++);
-      at = next;
-    }
+    for_each_document(format_, segments, fields[Field::kInputIds], [&](uint32_t begin, uint32_t end, uint32_t) {
+      fields.set(Field::kSequenceId, begin, end, document++);
+      if (positions != nullptr) std::iota(positions + begin, positions + end, 0);
+    });
   }
 
   void pad(const RowFields<Integer>& fields, uint32_t begin, uint32_t end) const {
@@ -127,12 +180,12 @@ class RowFiller {
   }
 
   const BatchFormat& format_;
-  const BatchPlan& plan_;
+  BatchPlan& plan_;
   const uint64_t limit_;  // token ids are below it
 };
 
 template <typename Integer>
-void fill_rows_as(const BatchFormat& format, const BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
+void fill_rows_as(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
   const RowFiller<Integer> filler(format, plan);
   for (uint32_t row = begin; row < end; ++row) {
     if (row + 1 < end) filler.prefetch(row + 1);
@@ -140,9 +193,56 @@ void fill_rows_as(const BatchFormat& format, const BatchPlan& plan, uint32_t beg
   }
 }
 
+/// Places in the rows of a batch, one behind the other, of which there may be only so many.
+class CuSeqlens {
+ public:
+  CuSeqlens(const BatchFormat& format, std::byte* buffer)
+      : at_(reinterpret_cast<int32_t*>(buffer + format.fields_bytes())),  // int32 by contract, aligned as fields are
+        last_(at_ + format.cu_seqlens_capacity) {
+    *at_ = 0;
+  }
+
+  uint32_t end() const { return static_cast<uint32_t>(*at_); }
+
+  /// Ends a sequence, unless it would be empty.
+  void add(uint32_t end) {
+    if (end == this->end()) return;
+    if (at_ == last_)
+      throw ArgumentError(
+          "a batch has more documents and paddings than cu_seqlens has room for: raise cu_seqlens_capacity, "
+          "or set max_samples_per_row.");
+    *++at_ = static_cast<int32_t>(end);
+  }
+
+  void fill_up() { std::fill(at_, last_ + 1, *at_); }
+
+ private:
+  int32_t* at_;
+  int32_t* const last_;
+};
+
+template <typename Integer>
+uint32_t write_cu_seqlens(const BatchFormat& format, const BatchPlan& plan, std::byte* buffer) {
+  CuSeqlens ends(format, buffer);
+  uint32_t longest = 0;
+  for (uint32_t row = 0; row < format.num_rows; ++row) {
+    const std::span<const Segment> segments = plan.rows.row(row);
+    const uint32_t first = row * format.seq_len;
+    ends.add(first + places_of(format, segments).begin);  // padding on the left
+    const Integer* ids = RowFields<Integer>(format, row, buffer)[Field::kInputIds];
+    for_each_document(format, segments, ids, [&](uint32_t begin, uint32_t, uint32_t padded_end) {
+      longest = std::max(longest, padded_end - begin);
+      ends.add(first + padded_end);
+    });
+    ends.add(first + format.seq_len);
+  }
+  ends.fill_up();
+  return longest;
+}
+
 }  // namespace
 
-void fill_rows(const BatchFormat& format, const BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
+void fill_rows(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
   std::vector<const MappedFile*> mappings;
   mappings.reserve(plan.shards.size());
   for (const auto& shard : plan.shards)
@@ -166,6 +266,18 @@ void fill_rows(const BatchFormat& format, const BatchPlan& plan, uint32_t begin,
     throw;
   }
   check_faults();
+}
+
+uint32_t finish_batch(const BatchFormat& format, BatchPlan& plan, std::byte* buffer) {
+  const std::span<const Segment> segments = plan.rows.segments();
+  for (size_t i = 0; i < segments.size(); ++i) {
+    plan.rows.count_loss(segments[i].stream, plan.segment_loss[i]);
+    if (plan.segment_loss[i] == 0 && plan.shards[plan.segment_shards[i]]->has_labels() && segments[i].size() > 0)
+      plan.rows.count_no_loss(segments[i].stream);
+  }
+  if (format.cu_seqlens_capacity == 0) return 0;
+  return format.integer == BatchFormat::Integer::kInt32 ? write_cu_seqlens<int32_t>(format, plan, buffer)
+                                                        : write_cu_seqlens<int64_t>(format, plan, buffer);
 }
 
 }  // namespace stoker

@@ -9,12 +9,20 @@
 
 namespace stoker {
 
-/// Fills rows [begin, end) of the batch in `buffer` (format.size_bytes() bytes, aligned to its integers). Rows may be
-/// filled by several threads at once. All bytes of the plan's samples must be present. Raises CorruptShardError.
+/// Fills rows [begin, end) of the batch in `buffer` (format.size_bytes() bytes, aligned to its integers), and their
+/// segments' entries of plan.segment_loss. Different rows may be filled by several threads at once. All bytes of the
+/// plan's samples must be present. Raises CorruptShardError.
 ///
-/// input_ids: tokens, pad_id on padding. labels: as input_ids, kIgnoreLabel on padding. attention_mask: 1, 0 on
-/// padding. sequence_id: number of the document in its row, kNoDocument on padding. position_ids: place in the
+/// input_ids: tokens, pad_id on padding. labels: those of the shard, or as input_ids where it has none; kIgnoreLabel on
+/// padding, and on the first token of every segment but the row's first where the batch is packed. attention_mask: 1, 0
+/// on padding. sequence_id: number of the document in its row, kNoDocument on padding. position_ids: place in the
 /// document as far as it lies in the row, 0 on padding. stream_ids: number of the stream, kNoDocument on padding.
-void fill_rows(const BatchFormat& format, const BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer);
+void fill_rows(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer);
+
+/// Once all rows are filled: counts loss in plan.rows, and writes cu_seqlens if it is asked for. These are int32 places
+/// in the batch's rows, one behind the other: 0, the end of each document and of the padding of each row, then
+/// num_rows * seq_len until the capacity is reached. Returns the tokens of the longest document, 0 where it wrote no
+/// cu_seqlens. Raises ArgumentError where these do not fit.
+uint32_t finish_batch(const BatchFormat& format, BatchPlan& plan, std::byte* buffer);
 
 }  // namespace stoker

@@ -5,6 +5,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "fill/batch_format.h"
+
 namespace stoker {
 namespace {
 
@@ -36,34 +38,82 @@ uint64_t widen_from(const std::byte* source, uint32_t count, uint64_t limit, Int
   return negative ? UINT64_MAX : largest;
 }
 
+template <typename Token, typename Integer, bool kCopy>
+LabelCounts copy_labels(const std::byte* __restrict source, uint32_t count, Integer* __restrict labels) {
+  std::make_unsigned_t<Token> largest = 0;
+  uint32_t num_ignored = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    Token label;
+    std::memcpy(&label, source + size_t{i} * sizeof(Token), sizeof(Token));
+    if constexpr (kCopy) labels[i] = static_cast<Integer>(label);
+    const bool is_ignored = std::is_signed_v<Token> && label == static_cast<Token>(kIgnoreLabel);
+    num_ignored += is_ignored;
+    largest = std::max(largest,
+                       is_ignored ? std::make_unsigned_t<Token>{0} : static_cast<std::make_unsigned_t<Token>>(label));
+  }
+  const bool negative = std::is_signed_v<Token> && static_cast<std::make_signed_t<Token>>(largest) < 0;
+  return {negative ? UINT64_MAX : largest, num_ignored};
+}
+
+/// Calls `action` with a value of the C++ type of `type`.
+template <typename Action>
+auto with_type(TokenType type, Action action) {
+  switch (type) {
+    case TokenType::kU8:
+      return action(uint8_t{});
+    case TokenType::kI8:
+      return action(int8_t{});
+    case TokenType::kU16:
+      return action(uint16_t{});
+    case TokenType::kI16:
+      return action(int16_t{});
+    case TokenType::kU32:
+      return action(uint32_t{});
+    case TokenType::kI32:
+      return action(int32_t{});
+    case TokenType::kU64:
+      return action(uint64_t{});
+    case TokenType::kI64:
+      break;
+  }
+  return action(int64_t{});
+}
+
+const std::byte* address_of(const TokenArray& source, uint32_t index) {
+  return source.values + uint64_t{index} * size_bytes(source.type);
+}
+
 }  // namespace
 
 template <typename Integer>
 uint64_t widen(const TokenArray& source, uint32_t begin, uint32_t count, uint64_t limit, Integer* ids,
                Integer* labels) {
-  const std::byte* from = source.values + uint64_t{begin} * size_bytes(source.type);
-  switch (source.type) {
-    case TokenType::kU8:
-      return widen_from<uint8_t>(from, count, limit, ids, labels);
-    case TokenType::kI8:
-      return widen_from<int8_t>(from, count, limit, ids, labels);
-    case TokenType::kU16:
-      return widen_from<uint16_t>(from, count, limit, ids, labels);
-    case TokenType::kI16:
-      return widen_from<int16_t>(from, count, limit, ids, labels);
-    case TokenType::kU32:
-      return widen_from<uint32_t>(from, count, limit, ids, labels);
-    case TokenType::kI32:
-      return widen_from<int32_t>(from, count, limit, ids, labels);
-    case TokenType::kU64:
-      return widen_from<uint64_t>(from, count, limit, ids, labels);
-    case TokenType::kI64:
-      return widen_from<int64_t>(from, count, limit, ids, labels);
-  }
-  return 0;  // not reached
+  return with_type(source.type, [&](auto token) {
+    return widen_from<decltype(token)>(address_of(source, begin), count, limit, ids, labels);
+  });
 }
 
 template uint64_t widen(const TokenArray&, uint32_t, uint32_t, uint64_t, int32_t*, int32_t*);
 template uint64_t widen(const TokenArray&, uint32_t, uint32_t, uint64_t, int64_t*, int64_t*);
+
+template <typename Integer>
+LabelCounts widen_labels(const TokenArray& source, uint32_t begin, uint32_t count, Integer* labels) {
+  return with_type(source.type, [&](auto label) {
+    using Label = decltype(label);
+    const std::byte* from = address_of(source, begin);
+    return labels == nullptr ? copy_labels<Label, Integer, false>(from, count, labels)
+                             : copy_labels<Label, Integer, true>(from, count, labels);
+  });
+}
+
+template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, int32_t*);
+template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, int64_t*);
+
+int64_t value_at(const TokenArray& source, uint32_t index) {
+  return with_type(source.type, [&](auto value) {
+    std::memcpy(&value, address_of(source, index), sizeof(value));
+    return static_cast<int64_t>(value);
+  });
+}
 
 }  // namespace stoker

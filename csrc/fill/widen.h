@@ -13,4 +13,17 @@ namespace stoker {
 template <typename Integer>
 uint64_t widen(const TokenArray& source, uint32_t begin, uint32_t count, uint64_t limit, Integer* ids, Integer* labels);
 
+/// What widen_labels() found.
+struct LabelCounts {
+  uint64_t largest;      // as widen() returns it, of the labels that are not kIgnoreLabel
+  uint32_t num_ignored;  // labels that are
+};
+
+/// Copies labels in the same way, unless `labels` is null. Instantiated for int32_t and int64_t.
+template <typename Integer>
+LabelCounts widen_labels(const TokenArray& source, uint32_t begin, uint32_t count, Integer* labels);
+
+/// Value `index` of an array; of uint64 its bits.
+int64_t value_at(const TokenArray& source, uint32_t index);
+
 }  // namespace stoker

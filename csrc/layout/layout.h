@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -18,18 +19,43 @@ class SampleLengths {
   virtual ~SampleLengths() = default;
 
   /// Entry i is the tokens of the shard's samples 0 to i together: as many entries as the order's shard has samples
-  /// (`pad`), or as end in its number of tokens (`concat`). Valid while the row at hand is made. Raises what opening
-  /// the shard raises.
+  /// (`pad`, `pack`), or as end in its number of tokens (`concat`). Valid while the row at hand is made. Raises what
+  /// opening the shard raises, and ClosedError where nobody waits for the row any more.
   virtual std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) = 0;
 };
 
-enum class LayoutKind { kPad, kConcat };
-enum class Overflow { kTruncate, kError };
+enum class LayoutKind { kPad, kConcat, kPack };
+enum class Overflow { kTruncate, kError, kSplit, kDrop };
 
 struct LayoutSpec {
   LayoutKind kind = LayoutKind::kConcat;
   uint32_t seq_len = 0;
-  Overflow overflow = Overflow::kTruncate;  // `pad`: what a sample longer than seq_len does
+  std::vector<Overflow> overflow;  // `pad`, `pack`: what a sample longer than seq_len does, by stream
+
+  // `pack` only.
+  enum class Packing { kBestFit, kFoundry };
+  Packing packing = Packing::kBestFit;
+  uint32_t pack_window = 4096;   // samples of a window; kFoundry: of a raw batch
+  uint32_t window_rows = 512;    // a window ends too when it has this many rows' worth of tokens; kFoundry: its rows
+  std::vector<uint32_t> groups;  // by stream: rows hold samples of one group
+  uint32_t pad_to_multiple = 1;  // kBestFit: tokens that a part of a sample takes are rounded up to it
+  uint32_t max_samples_per_row = 0;           // kBestFit: 0: any number
+  std::optional<uint32_t> max_leftover_bins;  // kFoundry
+};
+
+/// Where a lane of `pack` stands, so that it need not be walked from its first sample.
+struct LaneHint {
+  uint32_t lane = 0;
+  uint64_t window_begin = 0;                     // position of the window's first sample among the lane's draws
+  uint64_t rows_emitted = 0;                     // of the window
+  std::vector<std::vector<uint64_t>> leftovers;  // kFoundry: bins left over before the window, as positions of the lane
+};
+using LaneHints = std::vector<LaneHint>;
+
+/// The global row from which on rows will be asked for, and the hints that stand there.
+struct LayoutStart {
+  uint64_t row = 0;
+  std::shared_ptr<const LaneHints> hints;  // null: none
 };
 
 /// Emits global rows. Not thread-safe.
@@ -42,9 +68,14 @@ class Layout {
 
   /// See UnitMap.
   virtual std::vector<BlockChange> take_changes() = 0;
+
+  /// Where the lanes that rows were asked of stand before global row `row`, to start there; null where a layout needs
+  /// no hints.
+  virtual std::shared_ptr<const LaneHints> hints(uint64_t row) = 0;
 };
 
 /// `order` and `lengths` must outlive the layout.
-std::unique_ptr<Layout> make_layout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths);
+std::unique_ptr<Layout> make_layout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths,
+                                    const LayoutStart& start = {});
 
 }  // namespace stoker

@@ -17,18 +17,28 @@ struct Segment {
   uint32_t size() const { return token_end - token_begin; }
 };
 
-/// What the rows of a batch hold of one stream.
+/// What the rows of a batch hold of one stream, and what became of samples on the way there.
 struct StreamCounts {
   uint64_t units = 0;             // of the order: what weights count
   uint64_t tokens = 0;            // in the rows
   uint64_t truncated_tokens = 0;  // cut from samples longer than seq_len
   uint64_t truncated_samples = 0;
+  uint64_t dropped_tokens = 0;  // of samples left out for being longer than seq_len
+  uint64_t dropped_samples = 0;
+  uint64_t empty_samples = 0;
+  uint64_t loss_tokens = 0;      // in the rows: labels that a model predicts, which the first of a row is not
+  uint64_t no_loss_samples = 0;  // parts of finetuning samples in the rows without a label
 
   StreamCounts& operator+=(const StreamCounts& other) {
     units += other.units;
     tokens += other.tokens;
     truncated_tokens += other.truncated_tokens;
     truncated_samples += other.truncated_samples;
+    dropped_tokens += other.dropped_tokens;
+    dropped_samples += other.dropped_samples;
+    empty_samples += other.empty_samples;
+    loss_tokens += other.loss_tokens;
+    no_loss_samples += other.no_loss_samples;
     return *this;
   }
 };
@@ -47,6 +57,13 @@ class Rows {
     counts_[stream].truncated_tokens += tokens;
     ++counts_[stream].truncated_samples;
   }
+  void count_dropped(uint32_t stream, uint64_t tokens) {
+    counts_[stream].dropped_tokens += tokens;
+    ++counts_[stream].dropped_samples;
+  }
+  void count_empty(uint32_t stream) { ++counts_[stream].empty_samples; }
+  void count_loss(uint32_t stream, uint64_t tokens) { counts_[stream].loss_tokens += tokens; }
+  void count_no_loss(uint32_t stream) { ++counts_[stream].no_loss_samples; }
   void end_row() { ends_.push_back(static_cast<uint32_t>(segments_.size())); }
 
   uint32_t size() const { return static_cast<uint32_t>(ends_.size()); }

@@ -3,29 +3,21 @@
 #include <algorithm>
 #include <optional>
 
-#include "base/error.h"
+#include "layout/sample_unit.h"
 
 namespace stoker {
 
 void PadLayout::append_row(uint64_t row, Rows& out) {
   if (const std::optional<Unit> unit = cursor_.row(row)) {
     out.count_unit(unit->stream);
-    ranges_.clear();
-    order_.stream(unit->stream).append_ranges(unit->index, ranges_);
-    const uint32_t shard = ranges_.front().shard;
-    const auto sample = static_cast<uint32_t>(ranges_.front().things.begin);
-    const std::span<const uint32_t> ends = lengths_.token_ends(unit->stream, shard);
-    const uint32_t length = ends[sample] - (sample == 0 ? 0 : ends[sample - 1]);
-    const uint32_t kept = std::min(length, spec_.seq_len);
-    if (kept < length) {
-      if (spec_.overflow == Overflow::kError)
-        throw ArgumentError(text("sample ", sample, " of shard ", shard, " of stream \"",
-                                 order_.stream(unit->stream).name(), "\" has ", length, " tokens, more than seq_len ",
-                                 spec_.seq_len,
-                                 ", and overflow is \"error\"; raise seq_len or set overflow=\"truncate\"."));
-      out.count_truncated(unit->stream, length - kept);
+    const SampleUnit found = find_sample(order_, *unit, lengths_, ranges_);
+    const uint32_t kept = std::min(found.length, spec_.seq_len);
+    if (kept < found.length) {
+      if (spec_.overflow[unit->stream] == Overflow::kError) throw too_long(order_, found, spec_.seq_len);
+      out.count_truncated(unit->stream, found.length - kept);
     }
-    out.add({unit->stream, shard, sample, 0, kept});  // an empty sample too: the row is that sample
+    if (found.length == 0) out.count_empty(unit->stream);
+    out.add({unit->stream, found.shard, found.sample, 0, kept});  // an empty sample too: the row is that sample
   }
   out.end_row();
 }
@@ -51,16 +43,6 @@ void ConcatLayout::append_row(uint64_t row, Rows& out) {
     }
   }
   out.end_row();
-}
-
-std::unique_ptr<Layout> make_layout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths) {
-  switch (spec.kind) {
-    case LayoutKind::kPad:
-      return std::make_unique<PadLayout>(spec, order, lengths);
-    case LayoutKind::kConcat:
-      return std::make_unique<ConcatLayout>(order, lengths);
-  }
-  throw ArgumentError("unknown layout.");  // not reached: the bindings accept the two names only
 }
 
 }  // namespace stoker

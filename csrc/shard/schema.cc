@@ -37,4 +37,8 @@ uint32_t Schema::num_variable() const {
       std::count_if(columns.begin(), columns.end(), [](const Column& c) { return c.fixed_size == 0; }));
 }
 
+bool Schema::has_labels() const {
+  return std::any_of(columns.begin(), columns.end(), [](const Column& c) { return c.role == Column::Role::kLabels; });
+}
+
 }  // namespace stoker

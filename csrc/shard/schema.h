@@ -37,6 +37,7 @@ struct Schema {
   std::vector<Column> columns;
 
   uint32_t num_variable() const;  // columns with a size word
+  bool has_labels() const;
 };
 
 }  // namespace stoker

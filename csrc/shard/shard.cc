@@ -173,6 +173,20 @@ std::vector<std::byte> Shard::read_sample(uint32_t sample) const {
   });
 }
 
+void Shard::for_each_sample(const std::function<void(const SampleTokens&)>& visit) const {
+  naming(file_.stream, [&] {
+    const File file(file_.path);
+    const std::unique_ptr<RawReader> reader = open_reader(file, file_.format);
+    reader->skip(offsets_.front());
+    std::vector<std::byte> bytes;
+    for (uint32_t sample = 0; sample < num_samples(); ++sample) {
+      bytes.resize(offsets_[sample + 1] - offsets_[sample]);
+      reader->read(bytes);
+      visit(parse(sample, bytes));
+    }
+  });
+}
+
 void Shard::load(uint32_t piece) const {
   naming(file_.stream, [&] { body_->load(piece); });
 }

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -51,6 +52,12 @@ class Shard {
   std::span<const uint32_t> token_ends() const { return token_ends_; }
   uint64_t num_tokens() const { return token_ends_.empty() ? 0 : token_ends_.back(); }
   uint32_t longest_sample() const;
+
+  /// Calls visit(tokens) for each sample, in order, with its token columns, read from the file past the body. Raises
+  /// CorruptShardError, SystemError.
+  void for_each_sample(const std::function<void(const SampleTokens&)>& visit) const;
+
+  bool has_labels() const { return schema_.has_labels(); }
 
   /// The samples that hold a range of the shard's tokens, which is not empty.
   Range samples_of(Range tokens) const;

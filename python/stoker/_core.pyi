@@ -41,8 +41,8 @@ class ShardStore:
 
     def __init__(self, streams: Sequence[StreamFiles], cache_bytes: int) -> None: ...
     def read_sample(self, stream: int, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer[Any]]]: ...
-    def totals(self, stream: int, shard: int) -> tuple[int, int]:
-        """Tokens of a shard, and of its longest sample."""
+    def totals(self, stream: int, shard: int) -> tuple[int, int, int]:
+        """Tokens of a shard, those of them with loss, and the tokens of its longest sample."""
 
 @final
 class Order:
@@ -57,6 +57,7 @@ class Order:
         seed: int,
         lanes: int,
         global_batch: int,
+        finite: bool,
         unit: int,
         drop_last: bool,
         shuffle: bool,
@@ -65,7 +66,41 @@ class Order:
 
 @final
 class Layout:
-    def __init__(self, kind: str, seq_len: int, overflow: str) -> None: ...
+    """`overflow` and `groups` by stream; `max_samples_per_row` 0: any number."""
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        seq_len: int,
+        overflow: Sequence[str],
+        packing: str,
+        pack_window: int,
+        window_rows: int,
+        groups: Sequence[int],
+        pad_to_multiple: int,
+        max_samples_per_row: int,
+        max_leftover_bins: int | None,
+    ) -> None: ...
+
+@final
+class LaneHints:
+    """Where lanes of `pack` stand: lane, position of the window's first sample, rows emitted of it, bins left over
+    before it as positions."""
+
+    def __init__(self, hints: Sequence[tuple[int, int, int, Sequence[Sequence[int]]]]) -> None: ...
+    def list(self) -> list[tuple[int, int, int, list[list[int]]]]: ...
+
+def pack_best_fit(sizes: npt.NDArray[np.uint32], seq_len: int, max_samples_per_row: int) -> list[list[int]]: ...
+
+@final
+class FoundryPacker:
+    """`examples` are numbers and sizes; bins are lists of numbers."""
+
+    def __init__(self, num_rows: int, seq_len: int, max_leftover_bins: int | None) -> None: ...
+    def pack(self, examples: Sequence[tuple[int, int]]) -> list[list[int]]: ...
+    @property
+    def leftovers(self) -> list[list[int]]: ...
 
 def plan_rows(
     store: ShardStore, order: Order, layout: Layout, first_row: int
@@ -85,8 +120,11 @@ class BatchFormat:
         pad_id: int,
         pad_left: bool,
         documents: str,
-        document_token: int,
+        document_tokens: Sequence[int],
+        is_packed: bool,
+        pad_to_multiple: int,
         vocab_size: int,
+        cu_seqlens_capacity: int,
     ) -> None: ...
 
 @final
@@ -99,8 +137,8 @@ class BufferPool:
 class Buffer:
     """Memory that returns to its pool when the last view of it dies."""
 
-    def arrays(self, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> list[npt.NDArray[Any]]:
-        """The buffer as shape[0] arrays of shape[1:], one behind the other."""
+    def arrays(self, dtype: np.dtype[Any], shape: tuple[int, int, int], num_more: int) -> list[npt.NDArray[Any]]:
+        """The buffer as shape[0] arrays of shape[1:], one behind the other, and one of `num_more` int32, if any."""
 
 @final
 class BatchInfo:
@@ -109,6 +147,10 @@ class BatchInfo:
     @property
     def end_row(self) -> int: ...
     @property
+    def max_seqlen(self) -> int: ...
+    @property
+    def hints(self) -> LaneHints | None: ...
+    @property
     def units(self) -> npt.NDArray[np.uint64]: ...
     @property
     def tokens(self) -> npt.NDArray[np.uint64]: ...
@@ -116,6 +158,16 @@ class BatchInfo:
     def truncated_tokens(self) -> npt.NDArray[np.uint64]: ...
     @property
     def truncated_samples(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def dropped_tokens(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def dropped_samples(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def empty_samples(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def loss_tokens(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def no_loss_samples(self) -> npt.NDArray[np.uint64]: ...
 
 @final
 class Progress:
@@ -139,6 +191,16 @@ class Progress:
     def truncated_tokens(self) -> npt.NDArray[np.uint64]: ...
     @property
     def truncated_samples(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def dropped_tokens(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def dropped_samples(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def empty_samples(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def loss_tokens(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def no_loss_samples(self) -> npt.NDArray[np.uint64]: ...
 
 @final
 class Engine:
@@ -155,6 +217,7 @@ class Engine:
         rank: int,
         world_size: int,
         first_row: int,
+        hints: LaneHints | None,
         num_workers: int,
         buffers: Sequence[tuple[object, int]],
     ) -> None: ...

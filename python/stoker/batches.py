@@ -14,7 +14,8 @@ logger = logging.getLogger("stoker")
 
 
 class BatchMemory(Protocol):
-    """Where batches are filled. One buffer holds all fields: (fields, rows, seq_len) of one integer type."""
+    """Where batches are filled. One buffer holds all fields, (fields, rows, seq_len) of one integer type, and behind
+    them cu_seqlens, `num_more` int32, if any."""
 
     def take(self) -> tuple[Any, int]:
         """A buffer that nobody uses, and its address."""
@@ -26,25 +27,26 @@ class BatchMemory(Protocol):
 class NumpyMemory:
     """Buffers from a pool, to which each returns when the last array that views it dies."""
 
-    def __init__(self, shape: tuple[int, int, int], dtype: str, max_kept: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_more: int, dtype: str, max_kept: int) -> None:
         self._shape = shape
+        self._num_more = num_more
         self._dtype = np.dtype(dtype)
-        self._pool = _core.BufferPool(math.prod(shape) * self._dtype.itemsize, max_kept)
+        self._pool = _core.BufferPool(math.prod(shape) * self._dtype.itemsize + 4 * num_more, max_kept)
 
     def take(self) -> tuple[_core.Buffer, int]:
         return self._pool.take()
 
     def arrays(self, buffer: _core.Buffer) -> Any:
-        return buffer.arrays(self._dtype, self._shape)
+        return buffer.arrays(self._dtype, self._shape, self._num_more)
 
 
 class TorchMemory(NumpyMemory):
     """The same as tensors."""
 
-    def __init__(self, shape: tuple[int, int, int], dtype: str, max_kept: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_more: int, dtype: str, max_kept: int) -> None:
         import torch
 
-        super().__init__(shape, dtype, max_kept)
+        super().__init__(shape, num_more, dtype, max_kept)
         self._from_numpy = torch.from_numpy
 
     def arrays(self, buffer: _core.Buffer) -> Any:
@@ -55,26 +57,33 @@ class PinnedMemory:
     """torch's own pinned tensors, each handed out once: torch's caching host allocator then keeps the memory of a
     tensor that is dropped until copies from it are done."""
 
-    def __init__(self, shape: tuple[int, int, int], dtype: str) -> None:
+    def __init__(self, shape: tuple[int, int, int], num_more: int, dtype: str) -> None:
         import torch
 
-        self._empty = torch.empty
+        self._torch = torch
         self._shape = shape
         self._dtype = getattr(torch, dtype)
+        self._fields_bytes = math.prod(shape) * self._dtype.itemsize
+        self._size_bytes = self._fields_bytes + 4 * num_more
 
     def take(self) -> tuple[Any, int]:
-        tensor = self._empty(self._shape, dtype=self._dtype, pin_memory=True)
+        tensor = self._torch.empty(self._size_bytes, dtype=self._torch.uint8, pin_memory=True)
         return tensor, tensor.data_ptr()
 
     def arrays(self, buffer: Any) -> Any:
-        return buffer.unbind()
+        fields = list(buffer[: self._fields_bytes].view(self._dtype).view(self._shape).unbind())
+        more = buffer[self._fields_bytes :].view(self._torch.int32)
+        return [*fields, more] if len(more) else fields
 
 
-def make_memory(shape: tuple[int, int, int], dtype: str, *, max_kept: int, pin_memory: bool) -> BatchMemory:
+def make_memory(
+    shape: tuple[int, int, int], num_more: int, dtype: str, *, max_kept: int, pin_memory: bool
+) -> BatchMemory:
     """Chooses where batches are filled: torch tensors, or numpy arrays where torch is not installed.
 
     Args:
         shape: (fields, rows, seq_len).
+        num_more: int32 numbers behind them.
         dtype: "int32" or "int64".
         max_kept: Buffers that wait in the pool for use at most.
         pin_memory: Fill page-locked memory. Without torch or an accelerator, plain memory is used, with a warning.
@@ -84,9 +93,9 @@ def make_memory(shape: tuple[int, int, int], dtype: str, *, max_kept: int, pin_m
     except ModuleNotFoundError:
         if pin_memory:
             logger.warning("pin_memory=True needs torch, which is not installed: batches are plain numpy arrays.")
-        return NumpyMemory(shape, dtype, max_kept)
+        return NumpyMemory(shape, num_more, dtype, max_kept)
     if pin_memory and torch.cuda.is_available():
-        return PinnedMemory(shape, dtype)
+        return PinnedMemory(shape, num_more, dtype)
     if pin_memory:
         logger.warning("pin_memory=True but torch finds no accelerator: batches are in plain memory.")
-    return TorchMemory(shape, dtype, max_kept)
+    return TorchMemory(shape, num_more, dtype, max_kept)

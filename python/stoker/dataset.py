@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from math import gcd
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from stoker import _core
 from stoker.index import StreamIndex, index_path, read_index
-from stoker.mixture import counts_per_epoch
+from stoker.mixture import counts_per_epoch, rates
 from stoker.options import Options, check_index
 from stoker.stream import Stream
 
@@ -41,8 +42,11 @@ class TokenDataset:
         streams: The streams.
         names: Their names.
         indexes: Their indexes.
-        sizes: Things of each shard of each stream, uint64: samples (`pad`) or tokens (`concat`).
-        counts: Units an epoch of each stream: samples (`pad`) or rows (`concat`).
+        kinds: "text" or "finetuning", of each.
+        sizes: Things of each shard of each stream, uint64: samples (`pad`, `pack`) or tokens (`concat`).
+        counts: Units an epoch of each stream: samples (`pad`, and `pack`, where it is the long run's mean) or rows
+            (`concat`).
+        rates: What the order goes by: the counts, or for `pack` the weights in fixed point.
     """
 
     def __init__(self, streams: Sequence[Stream], options: Options) -> None:
@@ -50,9 +54,9 @@ class TokenDataset:
 
         Raises:
             FileNotFoundError: A stream has no index.json.
-            ValueError: There is no stream, two have one name, an index breaks its format, a stream is empty or of
-                another kind than `text`, its token totals are not known and the layout needs them, or the weights break
-                their rules or leave nothing to deliver.
+            ValueError: There is no stream, two have one name, an index breaks its format, a stream is empty, has no
+                loss token or is of another kind than it is said to be, its token totals are not known and the layout or
+                the weights need them, or the weights break their rules or leave nothing to deliver.
             TypeError: `streams` holds something else than Stream.
         """
         if not streams:
@@ -70,13 +74,72 @@ class TokenDataset:
                     "another `name`; it keys the stream's shuffle."
                 )
         self.indexes = [read_index(s.directory, s.bytes_dtype) for s in self.streams]
-        self.sizes = [_sizes(name, index, options.layout) for name, index in zip(self.names, self.indexes, strict=True)]
+        self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
+        self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]
+        self.sizes = [_sizes(name, index, options) for name, index in zip(self.names, self.indexes, strict=True)]
         self.counts = self._count_units()
+        self.rates = self.counts if options.finite else self._rates()
         self._opened = self._open(options.lanes)
 
     def __len__(self) -> int:
-        """Units an epoch: samples (`pad`) or rows (`concat`)."""
-        return sum(self.counts)
+        """Rows an epoch: its units, or for `pack` what its tokens fill without padding."""
+        if self._options.finite:
+            return sum(self.counts)
+        samples, tokens = self._sample_and_token_totals()
+        an_epoch = sum(Fraction(c * t, s) for c, s, t in zip(self.counts, samples, tokens, strict=True))
+        return int(an_epoch) // self._options.seq_len
+
+    @property
+    def asked(self) -> list[float]:
+        """The share that each stream is asked to have of what weights count: units or tokens."""
+        counts = self.counts
+        if self._options.weights_in == "tokens":
+            samples, tokens = self._sample_and_token_totals()
+            counts = [rate * t // s for rate, s, t in zip(self.rates, samples, tokens, strict=True)]
+        elif not self._options.finite:
+            counts = self.rates
+        return [count / sum(counts) for count in counts]
+
+    def layout(self) -> _core.Layout:
+        """What the core needs to know of the layout."""
+        options = self._options
+        groups: dict[str, int] = {}
+        sharing: dict[str, list[str]] = {
+            "streams": [""] * len(self.names),
+            "kind": self.kinds,
+            "stream": self.names,
+        }
+        window, window_rows = options.window
+        return _core.Layout(
+            kind=options.layout,
+            seq_len=options.seq_len,
+            overflow=self.overflows,
+            packing=options.packing,
+            pack_window=window,
+            window_rows=window_rows,
+            groups=[groups.setdefault(key, len(groups)) for key in sharing[options.mix_in_rows]],
+            pad_to_multiple=options.pad_to_multiple,
+            max_samples_per_row=options.max_samples_per_row or 0,
+            max_leftover_bins=options.max_leftover_bins_to_keep,
+        )
+
+    def document_tokens(self) -> list[int]:
+        """The token at which documents are cut, of each stream; -1 where they are its samples."""
+        options = self._options
+        if options.documents == "samples":
+            return []
+        tokens = []
+        for stream, kind in zip(self.streams, self.kinds, strict=True):
+            token = {"eos": stream.eos_token_id, "bos": None}[options.documents]
+            if token is None and kind == "text":
+                token = {"eos": options.eos_token_id, "bos": options.bos_token_id}[options.documents]
+                if token is None:
+                    raise ValueError(
+                        f"documents={options.documents!r} needs {options.documents}_token_id, for stream "
+                        f"{stream.name!r} at least."
+                    )
+            tokens.append(-1 if token is None else token)
+        return tokens
 
     def opened(self, lanes: int) -> Opened:
         """What the core needs for a run over a number of lanes. The same as before as long as that is the same."""
@@ -89,10 +152,11 @@ class TokenDataset:
         order = _core.Order(
             names=self.names,
             sizes=self.sizes,
-            counts=self.counts,
+            counts=self.rates,
             seed=options.seed,
             lanes=lanes,
             global_batch=options.global_batch,
+            finite=options.finite,
             unit=options.unit,
             drop_last=options.drop_last,
             shuffle=options.shuffle,
@@ -132,6 +196,42 @@ class TokenDataset:
         sample = check_index(f"sample of shard {shard}", sample, 0, int(self.indexes[s].samples[shard]) - 1)
         return self._opened.store.read_sample(s, shard, sample)
 
+    def _overflow(self, stream: Stream, kind: str) -> str:
+        """What a sample longer than seq_len does."""
+        options = self._options
+        by_kind = (
+            "split" if kind == "text" and options.layout == "pack" and options.packing == "best_fit" else "truncate"
+        )
+        overflow = stream.overflow or options.overflow or by_kind
+        if options.layout == "pad" and overflow not in ("truncate", "error"):
+            raise ValueError(
+                f"overflow of stream {stream.name!r} is {overflow!r}: layout 'pad' has 'truncate' and 'error'."
+            )
+        if options.packing == "foundry" and overflow == "split":
+            raise ValueError(f"overflow of stream {stream.name!r} is 'split', which packing='foundry' does not have.")
+        return overflow
+
+    def _sample_and_token_totals(self) -> tuple[list[int], list[int]]:
+        """Samples and tokens of each stream."""
+        tokens = [0 if index.tokens is None else int(index.tokens.sum()) for index in self.indexes]
+        return [int(index.samples.sum(dtype=np.uint64)) for index in self.indexes], tokens
+
+    def _rates(self) -> list[int]:
+        """The weights as they were given, never rounded to counts first."""
+        samples, tokens = self._sample_and_token_totals()
+        weights = []
+        for s, stream in enumerate(self.streams):
+            if stream.proportion is not None:
+                weight = Fraction(float(stream.proportion))
+            elif stream.choose is not None:
+                weight = Fraction(int(stream.choose))
+            else:
+                weight = Fraction(1.0 if stream.repeat is None else float(stream.repeat)) * samples[s]
+            if self._options.weights_in == "tokens" and (stream.proportion is not None or stream.choose is not None):
+                weight = weight * samples[s] / tokens[s]
+            weights.append(weight)
+        return rates(weights)
+
     def _count_units(self) -> list[int]:
         """Units an epoch of each stream."""
         options = self._options
@@ -145,8 +245,15 @@ class TokenDataset:
                     streams[s] = replace(stream, repeat=None, choose=int(stream.repeat * total) // options.seq_len)
                 elif natural and options.epoch_size is not None:
                     streams[s] = replace(stream, proportion=total)
-        units = [total // options.unit for total in totals]
-        counts = counts_per_epoch(streams, units, epoch_size=options.epoch_size, seed=options.seed)
+        if options.weights_in == "tokens" and options.layout != "concat":
+            samples, tokens = self._sample_and_token_totals()
+            of_tokens = counts_per_epoch(streams, tokens, epoch_size=options.epoch_size, seed=options.seed)
+            counts = [count * s // t for count, s, t in zip(of_tokens, samples, tokens, strict=True)]
+        else:
+            units = [total // options.unit for total in totals]
+            counts = counts_per_epoch(streams, units, epoch_size=options.epoch_size, seed=options.seed)
+        if not options.finite:
+            return counts  # of the long run
         held = [
             f"stream {name!r} holds {total:,} {'tokens' if options.layout == 'concat' else 'samples'} and its weight "
             f"makes that {count:,} rows" + (f" of seq_len {options.seq_len:,}" if options.layout == "concat" else "")
@@ -177,8 +284,8 @@ class TokenDataset:
         return expanded
 
     def _working_set_bytes(self, s: int, lanes: int) -> int:
-        """Decompressed bytes that this rank keeps of a stream: what lies under the block at hand and the next one of
-        each lane that it plans, rounded up to what is decoded together."""
+        """Decompressed bytes that this rank keeps of a stream: what lies under the blocks in use of each lane that it
+        plans, rounded up to what is decoded together."""
         index, options = self.indexes[s], self._options
         if not any(index.zip_basenames):
             return 0
@@ -191,7 +298,9 @@ class TokenDataset:
         piece_bytes = min(largest, -(-_core.LEAST_PIECE_BYTES // frame_bytes) * frame_bytes)  # whole frames
         block_bytes = stream_bytes * options.shuffle_block // units + 2 * piece_bytes
         planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
-        return min(stream_bytes, 2 * planned * block_bytes)
+        # The block at hand and the next one; and the one before, of which the rows of a window are emitted late.
+        blocks = 2 if options.finite else 3
+        return min(stream_bytes, blocks * planned * block_bytes)
 
 
 def stream_files(
@@ -221,19 +330,35 @@ def _expand_directory(cache_dir: str, name: str, index: StreamIndex) -> str:
     return os.path.join(cache_dir, f"{legible}-{index.sha256[:16]}")
 
 
-def _sizes(name: str, index: StreamIndex, layout: str) -> npt.NDArray[np.uint64]:
+def _kind(stream: Stream, index: StreamIndex) -> str:
     path = index_path(index.directory)
-    if any(schema.kind != "text" for schema in index.schemas):
-        raise ValueError(f"stream {name!r} has labels ({path}): layout {layout!r} takes text streams.")
+    kinds = {schema.kind for schema in index.schemas} or {"text"}
+    if len(kinds) > 1:
+        raise ValueError(f"stream {stream.name!r} has labels in some shards only ({path}): make two streams of it.")
+    kind = kinds.pop()
+    if stream.kind not in (None, kind):
+        raise ValueError(
+            f"stream {stream.name!r} is said to be of kind {stream.kind!r}, but its columns are those of {kind!r}: a "
+            f"finetuning stream has `input_ids` and `labels` ({path})."
+        )
+    if kind == "finetuning" and index.loss_tokens is not None and not index.loss_tokens.any():
+        raise ValueError(f"stream {stream.name!r} has no loss token: all labels in {index.directory} are -100.")
+    return kind
+
+
+def _sizes(name: str, index: StreamIndex, options: Options) -> npt.NDArray[np.uint64]:
+    path = index_path(index.directory)
     if not index.samples.any():
         raise ValueError(f"stream {name!r} is empty: {path} lists no sample.")
-    if layout == "pad":
-        return index.samples.astype(np.uint64)
-    if index.tokens is None:
+    needs_tokens = options.layout != "pad" or options.weights_in == "tokens"
+    if needs_tokens and index.tokens is None:
         raise ValueError(
-            f"stream {name!r} does not tell how many tokens its shards hold, which layout 'concat' needs: run "
+            f"stream {name!r} does not tell how many tokens its shards hold, which layout {options.layout!r} "
+            "or weights_in='tokens' needs: run "
             f"`stoker index {index.directory}` once; it counts them and writes them beside index.json."
         )
-    if not index.tokens.any():
+    if needs_tokens and index.tokens is not None and not index.tokens.any():
         raise ValueError(f"stream {name!r} is empty: the samples in {index.directory} hold no token.")
-    return index.tokens
+    if options.layout == "concat" and index.tokens is not None:
+        return index.tokens
+    return index.samples.astype(np.uint64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from stoker import _core
+
 
 class Place(NamedTuple):
     """Where a loader stands: behind the last batch received.
@@ -17,6 +19,7 @@ class Place(NamedTuple):
         row: The global row that comes next.
         goes_on: Whether `iter` goes on from here. It does where nothing of the epoch has been received yet and where a
             state was loaded; an epoch that was left in the middle is over.
+        hints: Where the lanes of `pack` stand before `row`; None: they are walked from their beginning.
     """
 
     lanes: int
@@ -24,6 +27,7 @@ class Place(NamedTuple):
     first_row: int = 0
     row: int = 0
     goes_on: bool = True
+    hints: _core.LaneHints | None = None
 
 
 @dataclass(frozen=True)
@@ -83,4 +87,5 @@ class Epochs:
     def next_epoch(self, place: Place) -> Place:
         """The beginning of the epoch after."""
         row = self.end(place)
-        return Place(place.lanes, place.epoch + 1, first_row=row, row=row)
+        hints = place.hints if row == place.row else None
+        return Place(place.lanes, place.epoch + 1, first_row=row, row=row, hints=hints)

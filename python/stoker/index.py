@@ -85,6 +85,7 @@ class StreamIndex:
         schemas: The distinct schemas.
         schema_indexes: uint32, into `schemas`.
         tokens: uint64, exact tokens of each shard; None where the index files do not tell.
+        loss_tokens: uint64, those of them with a label that is not -100; None where the index files do not tell.
         frame_bytes: Raw bytes a zstd frame; None where a shard may be one frame.
     """
 
@@ -98,6 +99,7 @@ class StreamIndex:
     schemas: list[Schema]
     schema_indexes: npt.NDArray[np.uint32]
     tokens: npt.NDArray[np.uint64] | None
+    loss_tokens: npt.NDArray[np.uint64] | None
     frame_bytes: int | None
 
 
@@ -142,6 +144,9 @@ def read_index(directory: str, bytes_dtype: str, *, with_totals: bool = True) ->
             columns = (entry.column_names, entry.column_encodings, entry.column_sizes)
             schemas.append(parse_schema(columns, path, bytes_dtype=bytes_dtype))
         schema_indexes.append(numbers[key])
+    tokens, loss_tokens = None, None
+    if with_totals:
+        tokens, loss_tokens = _totals(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype)
     return StreamIndex(
         directory=directory,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -152,9 +157,8 @@ def read_index(directory: str, bytes_dtype: str, *, with_totals: bool = True) ->
         zip_bytes=np.array([e.zip_data.bytes if e.zip_data else 0 for e in index.shards], np.uint64),
         schemas=schemas,
         schema_indexes=np.array(schema_indexes, np.uint32),
-        tokens=_tokens(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype)
-        if with_totals
-        else None,
+        tokens=tokens,
+        loss_tokens=loss_tokens,
         frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
     )
 
@@ -194,10 +198,13 @@ def _check_entry(entry: _Entry, what: str, directory: str) -> None:
         )
 
 
-def _tokens(
+_Tokens = npt.NDArray[np.uint64] | None
+
+
+def _totals(
     index: _Index, content: bytes, path: str, schemas: list[Schema], bytes_dtype: str
-) -> npt.NDArray[np.uint64] | None:
-    """Exact tokens of each shard: from the index, from stoker.json, or from the shards' bytes."""
+) -> tuple[_Tokens, _Tokens]:
+    """Exact tokens and loss tokens of each shard: from the index, from stoker.json, or from the shards' bytes."""
     totals, where = index.stoker, f"the `stoker` object of {path}"
     if totals is None:
         where = os.path.join(os.path.dirname(path), TOTALS_FILE)
@@ -205,7 +212,8 @@ def _tokens(
             with open(where, "rb") as file:
                 totals = _decode(file.read(), Totals, where)
         except FileNotFoundError:
-            return _tokens_from_bytes(index.shards, schemas)
+            tokens = _tokens_from_bytes(index.shards, schemas)
+            return tokens, tokens if all(schema.kind == "text" for schema in schemas) else None
         if any(schema.reads_bytes for schema in schemas) and totals.bytes_dtype != bytes_dtype:
             raise ValueError(
                 f"{where} was counted for bytes_dtype {totals.bytes_dtype}, but the stream is read with {bytes_dtype}: "
@@ -220,10 +228,10 @@ def _tokens(
         raise ValueError(f"{where} must be of version 1 and have one total from 0 to {_MAX_BYTES} for each shard.")
     if totals.zstd_frame_bytes is not None and not 0 < totals.zstd_frame_bytes <= _MAX_BYTES:
         raise ValueError(f"{where} has zstd_frame_bytes {totals.zstd_frame_bytes}: it is null or 1 to {_MAX_BYTES}.")
-    return np.array(totals.tokens, np.uint64)
+    return np.array(totals.tokens, np.uint64), np.array(totals.loss_tokens, np.uint64)
 
 
-def _tokens_from_bytes(entries: list[_Entry], schemas: list[Schema]) -> npt.NDArray[np.uint64] | None:
+def _tokens_from_bytes(entries: list[_Entry], schemas: list[Schema]) -> _Tokens:
     """What the sizes of shards tell, where nothing but token values varies in size. The core checks it on opening."""
     out = []
     for entry, schema in zip(entries, schemas, strict=True):

@@ -78,7 +78,16 @@ class DataLoader:
         dtype: Any = "int64",
         pad_id: int = 0,
         padding_side: str = "right",
-        overflow: str = "truncate",
+        overflow: str | None = None,
+        weights_in: str | None = None,
+        packing: str = "best_fit",
+        pack_window: int = 4096,
+        packing_ratio: float | None = None,
+        max_leftover_bins_to_keep: int | None = None,
+        mix_in_rows: str = "streams",
+        max_samples_per_row: int | None = None,
+        pad_to_multiple: int = 1,
+        cu_seqlens_capacity: int | None = None,
         documents: str = "samples",
         eos_token_id: int | None = None,
         bos_token_id: int | None = None,
@@ -152,6 +161,15 @@ class DataLoader:
             pad_id=pad_id,
             padding_side=padding_side,
             overflow=overflow,
+            weights_in=weights_in,
+            packing=packing,
+            pack_window=pack_window,
+            packing_ratio=packing_ratio,
+            max_leftover_bins_to_keep=max_leftover_bins_to_keep,
+            mix_in_rows=mix_in_rows,
+            max_samples_per_row=max_samples_per_row,
+            pad_to_multiple=pad_to_multiple,
+            cu_seqlens_capacity=cu_seqlens_capacity,
             documents=documents,
             eos_token_id=eos_token_id,
             bos_token_id=bos_token_id,
@@ -164,7 +182,9 @@ class DataLoader:
         self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else list(streams), options)
         self._options = options
         self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last)
-        self._layout = _core.Layout(options.layout, options.seq_len, options.overflow)
+        self._layout = self.dataset.layout()
+        self._format = self._make_format()
+        self._fields = (*options.row_fields, *(["cu_seqlens"] if options.cu_seqlens_entries else []))
         self._lanes_given = lanes is not None
         self._place = Place(options.lanes)
         self._iteration = 0  # the one that is alive
@@ -205,14 +225,35 @@ class DataLoader:
             engine, memory = self._start_engine()
         buffer, info = engine.next(self._options.timeout, *memory.take())
         self._meter.received(begin)
-        return dict(zip(self._options.fields, memory.arrays(buffer), strict=True)), info
+        batch = dict(zip(self._fields, memory.arrays(buffer), strict=True))
+        if info.max_seqlen:
+            batch["max_seqlen"] = info.max_seqlen
+        return batch, info
+
+    def _make_format(self) -> _core.BatchFormat:
+        options = self._options
+        return _core.BatchFormat(
+            fields=options.row_fields,
+            num_rows=options.batch_size,
+            seq_len=options.seq_len,
+            dtype=options.dtype,
+            pad_id=options.pad_id,
+            pad_left=options.padding_side == "left",
+            documents=options.documents,
+            document_tokens=self.dataset.document_tokens(),
+            is_packed=options.layout == "pack",
+            pad_to_multiple=options.pad_to_multiple,
+            vocab_size=options.vocab_size or 0,
+            cu_seqlens_capacity=max(0, options.cu_seqlens_entries - 1),
+        )
 
     def _start_engine(self) -> tuple[_core.Engine, BatchMemory]:
         self._stop_engine()
         options = self._options
         in_flight = options.prefetch_factor if options.num_workers > 0 else 1
         memory = self._memory = self._memory or make_memory(
-            (len(options.fields), options.batch_size, options.seq_len),
+            (len(options.row_fields), options.batch_size, options.seq_len),
+            options.cu_seqlens_entries,
             options.dtype,
             max_kept=in_flight + 2,  # one that the trainer works on, one that it has just let go
             pin_memory=options.pin_memory,
@@ -222,20 +263,11 @@ class DataLoader:
             store=opened.store,
             order=opened.order,
             layout=self._layout,
-            format=_core.BatchFormat(
-                fields=options.fields,
-                num_rows=options.batch_size,
-                seq_len=options.seq_len,
-                dtype=options.dtype,
-                pad_id=options.pad_id,
-                pad_left=options.padding_side == "left",
-                documents=options.documents,
-                document_token=-1 if options.document_token is None else options.document_token,
-                vocab_size=options.vocab_size or 0,
-            ),
+            format=self._format,
             rank=options.rank,
             world_size=options.world_size,
             first_row=self._place.row,
+            hints=self._place.hints,
             num_workers=options.num_workers,
             buffers=[memory.take() for _ in range(in_flight)],
         )
@@ -328,7 +360,7 @@ class DataLoader:
             "epoch": epoch,
             "rows": (end_row - self._options.global_batch, end_row),
             "tokens": by_stream,
-            "loss_tokens": dict(by_stream),  # every token of a text stream has loss
+            "loss_tokens": dict(zip(self.dataset.names, info.loss_tokens.tolist(), strict=True)),
             "padding_tokens": self._batch_tokens - int(tokens.sum()),
         }
 
@@ -341,9 +373,13 @@ class DataLoader:
             `plan_s`, `load_s` (decompressing) and `fill_s` of the threads together; and of each of `streams` its
             `asked` and `achieved` share of units, `units`, `tokens`, `truncated_tokens`, `truncated_samples`.
         """
-        asked = [count / len(self.dataset) for count in self.dataset.counts]
-        running = None if self._engine is None else self._engine.progress()
-        return self._meter.report(self.dataset.names, asked, batch_tokens=self._batch_tokens, running=running)
+        return self._meter.report(
+            self.dataset.names,
+            self.dataset.asked,
+            weights_in="tokens" if self._options.weights_in == "tokens" else "units",
+            batch_tokens=self._batch_tokens,
+            running=None if self._engine is None else self._engine.progress(),
+        )
 
     @property
     def _batch_tokens(self) -> int:
@@ -447,5 +483,5 @@ class _EpochIterator(Iterator[dict[str, Any]]):
         batch, info = loader._take()
         # Last, and at once: an exception at any moment leaves the loader before this batch or behind it.
         loader._last = place.epoch, info
-        loader._place = Place(place.lanes, place.epoch, place.first_row, info.end_row, False)
+        loader._place = Place(place.lanes, place.epoch, place.first_row, info.end_row, False, info.hints)
         return batch

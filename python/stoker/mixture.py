@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 
 from stoker.stream import Stream
+
+_RATE_BITS = 56
 
 
 def counts_per_epoch(
@@ -61,3 +64,16 @@ def _share(weights: Sequence[float], total: int, seed: int) -> list[int]:
     short = total - int(counts.sum())
     counts[np.random.default_rng(seed).choice(len(counts), short, replace=False)] += 1
     return [int(c) for c in counts]
+
+
+def rates(weights: Sequence[Fraction]) -> list[int]:
+    """Weights in fixed point: integers whose sum is at most 2^56, in proportion to within one, at least 1 where a
+    weight is above 0 (tests/model/order.py has the same).
+
+    Raises:
+        ValueError: All weights are 0.
+    """
+    total = sum(weights)
+    if not total > 0:
+        raise ValueError("the weights of all streams are 0: give at least one of them a weight above 0.")
+    return [max(1, int(w * ((1 << _RATE_BITS) - len(weights)) / total)) if w else 0 for w in weights]

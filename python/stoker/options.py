@@ -7,7 +7,10 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids")
+FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids", "cu_seqlens")
+LAYOUTS = ("pad", "concat", "pack")
+OVERFLOWS = ("truncate", "split", "drop", "error")
+_WINDOW_ROWS = 512  # of the order's contract, see tests/model/layout.py
 _MAX_ROW_TOKENS = (1 << 31) - 1  # places in a row are counted in 32 bits
 
 
@@ -57,7 +60,16 @@ class Options:
     dtype: str
     pad_id: int
     padding_side: str
-    overflow: str
+    overflow: str | None
+    weights_in: str | None
+    packing: str
+    pack_window: int
+    packing_ratio: float | None
+    max_leftover_bins_to_keep: int | None
+    mix_in_rows: str
+    max_samples_per_row: int | None
+    pad_to_multiple: int
+    cu_seqlens_capacity: int | None
     documents: str
     eos_token_id: int | None
     bos_token_id: int | None
@@ -77,9 +89,11 @@ class Options:
         self._check_index("rank", 0, self.world_size - 1)
         self._check_index("num_workers", 0, 1024)
         self._check_index("prefetch_factor", 1, 1 << 16)
-        self._check_name("layout", ("pad", "concat"))
+        self._check_name("layout", LAYOUTS)
         self._check_name("padding_side", ("right", "left"))
-        self._check_name("overflow", ("truncate", "error"))
+        for name, known in (("overflow", OVERFLOWS), ("weights_in", ("samples", "tokens"))):
+            if getattr(self, name) is not None:
+                self._check_name(name, known)
         self._check_name("documents", ("samples", "eos", "bos"))
         self._check_name("dtype", ("int64", "int32"))
         for name in ("shuffle", "drop_last", "pin_memory"):
@@ -98,13 +112,85 @@ class Options:
                 f"fields is {list(self.fields)}: it must have 'input_ids' and may have {', '.join(FIELDS[1:])}, each "
                 "once."
             )
-        if self.documents != "samples" and self.document_token is None:
-            raise ValueError(f"documents={self.documents!r} needs {self.documents}_token_id.")
+        if self.layout == "concat" and self.weights_in == "samples":
+            raise ValueError("weights_in='samples' does not go with layout 'concat', whose weights are about tokens.")
+        self._check_pack()
+        self._check_cu_seqlens()
+
+    def _check_pack(self) -> None:
+        self._check_name("packing", ("best_fit", "foundry"))
+        self._check_name("mix_in_rows", ("streams", "kind", "stream"))
+        self._check_index("pack_window", 1, (1 << 24))
+        self._check_index("pad_to_multiple", 1, self.seq_len)
+        for name, low in (("max_samples_per_row", 1), ("max_leftover_bins_to_keep", 0)):
+            if getattr(self, name) is not None:
+                self._check_index(name, low, (1 << 31) - 1)
+        if self.layout != "pack":
+            given = {
+                "packing": self.packing != "best_fit",
+                "mix_in_rows": self.mix_in_rows != "streams",
+                "pad_to_multiple": self.pad_to_multiple != 1,
+                "max_samples_per_row": self.max_samples_per_row is not None,
+            }
+            if any(given.values()):
+                name = next(n for n in given if given[n])
+                raise ValueError(f"{name}={getattr(self, name)!r} needs layout 'pack'; it is {self.layout!r}.")
+            return
+        if not self.drop_last:
+            raise ValueError(
+                "drop_last=False does not go with layout 'pack', whose rows have no end: evaluate with layout 'pad'."
+            )
+        if self.seq_len % self.pad_to_multiple:
+            raise ValueError(f"pad_to_multiple is {self.pad_to_multiple}: it must divide seq_len, {self.seq_len}.")
+        if self.packing != "foundry":
+            for name in ("packing_ratio", "max_leftover_bins_to_keep"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}={getattr(self, name)!r} needs packing='foundry'.")
+            return
+        ratio = self.packing_ratio
+        if not isinstance(ratio, (int, float)) or not 1 <= ratio <= 1 << 20:
+            raise ValueError(f"packing='foundry' needs packing_ratio, a number of at least 1; it is {ratio!r}.")
+        if self.mix_in_rows != "streams" or self.pad_to_multiple != 1 or self.max_samples_per_row is not None:
+            raise ValueError(
+                "packing='foundry' has no mix_in_rows, pad_to_multiple or max_samples_per_row: use packing='best_fit'."
+            )
+
+    def _check_cu_seqlens(self) -> None:
+        if self.cu_seqlens_capacity is not None:
+            self._check_index("cu_seqlens_capacity", 1, (1 << 31) - 2)
+        if "cu_seqlens" in self.fields and self.batch_size * self.seq_len > _MAX_ROW_TOKENS:
+            raise ValueError(
+                f"cu_seqlens counts the {self.batch_size} x {self.seq_len} tokens of a batch in int32: lower "
+                "batch_size."
+            )
 
     @property
-    def document_token(self) -> int | None:
-        """The token at which documents are told apart, where that is not by samples."""
-        return {"samples": None, "eos": self.eos_token_id, "bos": self.bos_token_id}[self.documents]
+    def row_fields(self) -> tuple[str, ...]:
+        """The fields that are (batch_size, seq_len)."""
+        return tuple(f for f in self.fields if f != "cu_seqlens")
+
+    @property
+    def cu_seqlens_entries(self) -> int:
+        """Entries of cu_seqlens; 0 where it is not asked for."""
+        if "cu_seqlens" not in self.fields:
+            return 0
+        if self.cu_seqlens_capacity is not None:
+            return self.cu_seqlens_capacity + 1
+        in_a_row = {"pad": 1, "concat": None, "pack": self.max_samples_per_row}[self.layout]
+        documents = in_a_row if self.documents == "samples" else None
+        return self.batch_size * ((documents or max(16, self.seq_len // 16)) + 1) + 1
+
+    @property
+    def finite(self) -> bool:
+        """Whether an epoch is an exact number of units of each stream."""
+        return self.layout != "pack"
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """Samples that are packed together, and rows' worth of tokens at which a window ends before."""
+        if self.packing == "foundry":
+            return int(self.batch_size * (self.packing_ratio or 1)), self.batch_size
+        return self.pack_window, _WINDOW_ROWS
 
     @property
     def global_batch(self) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 from stoker import _core
 
 INTEGER_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+KINDS = ("text", "finetuning")
 TOKEN_COLUMNS = ("tokens", "input_ids")  # the two names that token ids go by; labels stand beside input_ids only
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stoker import _core
 from stoker.dataset import TokenDataset
 from stoker.epochs import Epochs, Place
 from stoker.errors import StateMismatchError
 from stoker.options import Options, check_index
 
+_MAX_POSITION = (1 << 40) - 1  # of rows, and of samples in a lane
 STATE_VERSION = 1
 ORDER_VERSION = 1  # of tests/model/order.py
 
@@ -40,7 +42,21 @@ def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
             for name, index in zip(dataset.names, dataset.indexes, strict=True)
         },
         # (first global row, units an epoch of each stream): one entry as long as a run's weights can't change.
-        "weights": [[0, dict(zip(dataset.names, dataset.counts, strict=True))]],
+        "weights": [[0, dict(zip(dataset.names, dataset.rates, strict=True))]],
+        **({} if options.finite else {"pack": _pack_specification(dataset, options)}),
+    }
+
+
+def _pack_specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
+    """What rows of `pack` depend on besides."""
+    return {
+        "overflow": dict(zip(dataset.names, dataset.overflows, strict=True)),
+        "packing": options.packing,
+        "window": list(options.window),
+        "mix_in_rows": options.mix_in_rows,
+        "pad_to_multiple": options.pad_to_multiple,
+        "max_samples_per_row": options.max_samples_per_row,
+        "max_leftover_bins_to_keep": options.max_leftover_bins_to_keep,
     }
 
 
@@ -58,7 +74,22 @@ def make_state(spec: dict[str, Any], place: Place) -> dict[str, Any]:
         "epoch_begin": place.first_row,
         "rows": place.row,
         "specification": {**spec, "lanes": place.lanes},
+        **({} if place.hints is None else {"hints": _hints_to_json(place.hints)}),
     }
+
+
+def _hints_to_json(hints: _core.LaneHints) -> dict[str, list[Any]]:
+    """By lane: where its window begins, rows delivered of it, and what was left over before it, if anything can be."""
+    return {str(lane): [begin, rows, *([left] if left else [])] for lane, begin, rows, left in hints.list()}
+
+
+def _hints_from_json(hints: Any, lanes: int) -> _core.LaneHints:
+    out = []
+    for lane, (begin, rows, *left) in hints.items():
+        numbers = check_index("lane", int(lane), 0, lanes - 1), check_index("begin", begin, 0, _MAX_POSITION)
+        bins = [[check_index("position", p, 0, _MAX_POSITION) for p in bin_] for bin_ in (left[0] if left else [])]
+        out.append((*numbers, check_index("rows", rows, 0, _MAX_POSITION), bins))
+    return _core.LaneHints(out)
 
 
 def saved_lanes(state: Mapping[str, Any]) -> int | None:
@@ -105,10 +136,13 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
             + ". Give this loader what that one had, or start anew without the state."
         )
     try:
-        epoch, first_row, row = (check_index(n, state.get(n), 0, 1 << 60) for n in ("epoch", "epoch_begin", "rows"))
-        place = Place(ours["lanes"], epoch, first_row, row)
+        epoch, first_row, row = (
+            check_index(n, state.get(n), 0, _MAX_POSITION) for n in ("epoch", "epoch_begin", "rows")
+        )
+        hints = None if state.get("hints") is None else _hints_from_json(state["hints"], ours["lanes"])
+        place = Place(ours["lanes"], epoch, first_row, row, hints=hints)
         fits = Epochs(units, theirs["global_batch"], ours["drop_last"]).contains(place)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         fits = False
     if not fits:
         raise StateMismatchError(
@@ -141,6 +175,9 @@ def _difference(name: str, theirs: Any, ours: Any) -> str:
             elif what := _stream_difference(theirs[stream], ours[stream]):
                 lines.append(f"stream {stream!r} had {what}")
         return ", ".join(lines)
+    if name == "pack" and isinstance(theirs, Mapping):
+        changed = [n for n in ours if theirs.get(n) != ours[n]]
+        return ", ".join(f"{n} was {theirs.get(n)!r} and is {ours[n]!r}" for n in changed)
     if name == "weights":
         return f"units an epoch were {theirs and theirs[-1][-1]} and are {ours[-1][-1]}"
     return f"{name} was {theirs!r} and is {ours!r}"

@@ -9,7 +9,10 @@ import numpy as np
 
 from stoker import _core
 
-_COUNTS = ("units", "tokens", "truncated_tokens", "truncated_samples")
+_COUNTS = (
+    *("units", "tokens", "loss_tokens", "truncated_tokens", "truncated_samples", "dropped_tokens", "dropped_samples"),
+    *("empty_samples", "no_loss_samples"),
+)
 _SECONDS = ("plan_s", "load_s", "fill_s", "wait_s")
 
 
@@ -39,18 +42,27 @@ class Meter:
             self._seconds[name] += getattr(progress, name)
 
     def report(
-        self, names: list[str], asked: list[float], *, batch_tokens: int, running: _core.Progress | None
+        self,
+        names: list[str],
+        asked: list[float],
+        *,
+        weights_in: str,
+        batch_tokens: int,
+        running: _core.Progress | None,
     ) -> dict[str, Any]:
-        """See `DataLoader.stats`. `running` is the progress of the engine that is not closed."""
+        """See `DataLoader.stats`. `weights_in` is the count that shares are of, "units" or "tokens"; `running` is the
+        progress of the engine that is not closed."""
         num_batches = self._num_batches + (running.num_batches if running else 0)
         counts = {n: self._counts[n] + (getattr(running, n) if running else np.uint64(0)) for n in _COUNTS}
         seconds = {n: self._seconds[n] + (getattr(running, n) if running else 0.0) for n in _SECONDS}
         elapsed = 0.0 if self._begin is None else max(0.0, self._end - self._begin)
-        tokens, units = int(counts["tokens"].sum()), int(counts["units"].sum())
+        tokens, weighed = int(counts["tokens"].sum()), int(counts[weights_in].sum())
+        room = num_batches * batch_tokens
         return {
             "batches": num_batches,
             "tokens": tokens,
-            "padding_tokens": num_batches * batch_tokens - tokens,
+            "padding_tokens": room - tokens,
+            "fill": tokens / room if room else 0.0,
             "elapsed_s": elapsed,
             "first_batch_s": self._first_batch_s,
             "tokens_per_s": tokens / elapsed if elapsed > 0 else 0.0,
@@ -59,7 +71,7 @@ class Meter:
             "streams": {
                 name: {
                     "asked": asked[s],
-                    "achieved": int(counts["units"][s]) / units if units else 0.0,
+                    "achieved": int(counts[weights_in][s]) / weighed if weighed else 0.0,
                     **{n: int(counts[n][s]) for n in _COUNTS},
                 }
                 for s, name in enumerate(names)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stoker.schema import INTEGER_TYPES
+from stoker.options import OVERFLOWS, check_index
+from stoker.schema import INTEGER_TYPES, KINDS
 
 _WEIGHTS = ("proportion", "repeat", "choose")
 
@@ -26,14 +27,19 @@ class Stream:
         split: A sub-directory of `local` to read instead, such as "train".
         proportion: Share of the epoch, relative to the other streams. All streams or none have one.
         repeat: Passes an epoch; may be fractional.
-        choose: Units an epoch: samples (`pad`) or rows (`concat`).
+        choose: Units an epoch: samples (`pad`, `pack`; tokens where the loader's weights are) or rows (`concat`).
+        kind: "text" (loss on every token) or "finetuning" (loss where `labels` are not -100). Found from the columns: a
+            stream with `labels` beside `input_ids` is for finetuning. Give it to have it checked.
+        overflow: What a sample longer than seq_len does in this stream; see `DataLoader`.
+        eos_token_id: With `documents="eos"`: the last token of a document in this stream. Default: the loader's, for
+            text streams.
         bytes_dtype: Integer type of token columns whose encoding is `bytes`, which does not tell it.
         follow_links: Shards may be symbolic links that lead out of the directory, as in the cache of the Hugging Face
             hub. Without it such a shard is an error: an index should not make a job read files elsewhere.
 
     Raises:
-        ValueError: More than one weight is given, one is not a number of at least 0, `bytes_dtype` is no integer type,
-            or the directory's or stream's name is not UTF-8.
+        ValueError: More than one weight is given, one is not a number of at least 0, another value is not one of those
+            listed, or the directory's or stream's name is not UTF-8.
     """
 
     local: str | os.PathLike[str]
@@ -42,6 +48,9 @@ class Stream:
     proportion: float | None = None
     repeat: float | None = None
     choose: int | None = None
+    kind: str | None = None
+    overflow: str | None = None
+    eos_token_id: int | None = None
     bytes_dtype: str = "int64"
     follow_links: bool = False
 
@@ -67,6 +76,14 @@ class Stream:
                 raise ValueError(f"stream {self.name!r} has {weight}={value!r}: it must be a number of at least 0.")
         if self.choose is not None and self.choose != int(self.choose):
             raise ValueError(f"stream {self.name!r} has choose={self.choose!r}: it must be a whole number.")
+        for option, known in (("kind", KINDS), ("overflow", OVERFLOWS)):
+            value = getattr(self, option)
+            if value is not None and value not in known:
+                raise ValueError(
+                    f"stream {self.name!r} has {option}={value!r}: it must be one of {', '.join(map(repr, known))}."
+                )
+        if self.eos_token_id is not None:
+            check_index(f"eos_token_id of stream {self.name!r}", self.eos_token_id, 0, (1 << 63) - 1)
         try:
             dtype = np.dtype(self.bytes_dtype).name
         except TypeError:

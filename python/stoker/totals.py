@@ -9,38 +9,34 @@ import msgspec
 from stoker import _core
 from stoker.dataset import stream_files
 from stoker.files import write_atomically
-from stoker.index import TOTALS_FILE, Totals, index_path, read_index
+from stoker.index import TOTALS_FILE, Totals, read_index
 
 
 def count_tokens(directory: str | os.PathLike[str], *, bytes_dtype: str = "int64") -> Totals:
-    """Counts tokens from the heads of a directory's shards, and writes them to stoker.json beside index.json.
+    """Counts the tokens of a directory's shards, and writes them to stoker.json beside index.json. Reads the heads of
+    shards, and all of them where there are labels.
 
     Args:
         directory: Holds index.json and the shards it lists.
         bytes_dtype: Integer type of token columns whose encoding is `bytes`.
 
     Returns:
-        The totals, one entry a shard. All tokens of text shards are loss tokens.
+        The totals, one entry a shard. All tokens of text shards are loss tokens; of the others those whose label is not
+        -100.
 
     Raises:
         FileNotFoundError: There is no index.json, or a shard is missing.
-        ValueError: The index or a shard breaks its format, or the shards have labels.
+        ValueError: The index or a shard breaks its format.
         OSError: A shard can't be read, or stoker.json not be written.
     """
     directory = os.fspath(directory)
     index = read_index(directory, bytes_dtype, with_totals=False)
-    if any(schema.kind != "text" for schema in index.schemas):
-        raise ValueError(f"{index_path(directory)} has labels: only text streams can be counted.")
     store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)
-    tokens, longest = [], []
-    for shard, samples in enumerate(index.samples):
-        total, longest_sample = store.totals(0, shard) if samples else (0, 0)
-        tokens.append(total)
-        longest.append(longest_sample)
+    counted = [store.totals(0, shard) if samples else (0, 0, 0) for shard, samples in enumerate(index.samples)]
     totals = Totals(
-        tokens=tokens,
-        loss_tokens=tokens,
-        longest_sample=longest,
+        tokens=[tokens for tokens, _, _ in counted],
+        loss_tokens=[loss for _, loss, _ in counted],
+        longest_sample=[longest for _, _, longest in counted],
         index_sha256=index.sha256,
         bytes_dtype=bytes_dtype,
     )

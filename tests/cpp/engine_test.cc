@@ -47,7 +47,11 @@ class World {
   }
 
   void set_layout(LayoutKind kind) {
-    layout = {kind, seq_len, Overflow::kTruncate};
+    layout = LayoutSpec();
+    layout.kind = kind;
+    layout.seq_len = seq_len;
+    layout.overflow.assign(files.size(), Overflow::kTruncate);
+    layout.groups.assign(files.size(), 0);
     OrderSpec spec = spec_;
     spec.unit = kind == LayoutKind::kConcat ? seq_len : 1;
     for (uint32_t s = 0; s < files.size(); ++s) {
@@ -74,7 +78,7 @@ class World {
   }
 
   std::unique_ptr<Planner> planner(uint64_t first_row = 0, RankSlice slice = {}) const {
-    return std::make_unique<Planner>(store, order, layout, slice, first_row);
+    return std::make_unique<Planner>(store, order, layout, slice, LayoutStart{first_row, nullptr});
   }
 
   Engine::Pointer engine(uint32_t workers, uint64_t first_row = 0, RankSlice slice = {}) const {

@@ -36,6 +36,7 @@ class FillTest : public testing::Test {
       for (const Segment& segment : row) {
         plan.rows.add(segment);
         plan.segment_shards.push_back(segment.stream);
+        plan.segment_loss.push_back(0);
       }
       plan.rows.end_row();
     }
@@ -44,7 +45,7 @@ class FillTest : public testing::Test {
   }
 
   template <typename Integer = int64_t>
-  std::vector<std::vector<Row>> fill(const BatchPlan& batch) {  // [field][row]
+  std::vector<std::vector<Row>> fill(BatchPlan batch) {  // [field][row]
     std::vector<std::byte> buffer(format_.size_bytes());
     fill_rows(format_, batch, 0, format_.num_rows, buffer.data());
     std::vector<std::vector<Row>> out(format_.fields.size(), std::vector<Row>(format_.num_rows));
@@ -105,7 +106,7 @@ TEST_F(FillTest, AnEmptySampleIsNoDocument) {
 TEST_F(FillTest, DocumentsEndAtEosAndBeginAtBos) {
   const BatchPlan batch = plan({{{0, 0, 2, 0, 6}, {1, 0, 0, 0, 1}}});
   format_.documents = BatchFormat::Documents::kEos;
-  format_.document_token = code(2, 2);
+  format_.document_tokens = {code(2, 2), code(2, 2)};
   auto got = fill(batch);
   EXPECT_EQ(got[4][0], (Row{0, 0, 0, 1, 1, 1, 1, -1}));
   EXPECT_EQ(got[3][0], (Row{0, 1, 2, 0, 1, 2, 3, 0}));
@@ -113,7 +114,7 @@ TEST_F(FillTest, DocumentsEndAtEosAndBeginAtBos) {
   got = fill(batch);
   EXPECT_EQ(got[4][0], (Row{0, 0, 1, 1, 1, 1, 1, -1}));
   EXPECT_EQ(got[3][0], (Row{0, 1, 0, 1, 2, 3, 4, 0}));
-  format_.document_token = code(2, 0);  // the row's first token begins document 0 in any case
+  format_.document_tokens = {code(2, 0), code(2, 0)};  // the row's first token begins document 0 in any case
   EXPECT_EQ(fill(batch)[4][0], (Row{0, 0, 0, 0, 0, 0, 0, -1}));
 }
 

@@ -23,7 +23,11 @@ class PlannerTest : public testing::Test {
     order_ = std::make_shared<const Order>(spec);
   }
   Planner planner(RankSlice slice, uint64_t first_row = 0) {
-    return Planner(store_, order_, {LayoutKind::kPad, 7, Overflow::kTruncate}, slice, first_row);
+    LayoutSpec layout;
+    layout.kind = LayoutKind::kPad;
+    layout.seq_len = 7;
+    layout.overflow.assign(2, Overflow::kTruncate);
+    return Planner(store_, order_, layout, slice, {first_row, nullptr});
   }
   static std::vector<std::pair<uint32_t, uint32_t>> samples(const BatchPlan& plan) {
     std::vector<std::pair<uint32_t, uint32_t>> out;

@@ -20,6 +20,14 @@ def tokens_at(stream: str, shard: int, sample: int, length: int, top: int = 50_0
     return rng.integers(0, top, length)
 
 
+def labels_at(stream: str, shard: int, sample: int, length: int) -> np.ndarray:
+    """The labels that they have, where they have any: none on a prompt, and none at all in every fifth sample."""
+    labels = tokens_at(stream, shard, sample, length)
+    prompt = np.random.default_rng([zlib.crc32(stream.encode()), shard, sample, 1]).integers(0, max(1, length))
+    labels[: length if sample % 5 == 4 else prompt] = -100
+    return labels
+
+
 def write_dataset(
     root: Path,
     name: str,
@@ -30,6 +38,7 @@ def write_dataset(
     compression: str | None = None,
     frame_bytes: int | None = None,
     other_column: bool = False,
+    labels: str | None = None,
     totals: bool = True,
 ) -> Path:
     """Writes root/name with one shard for each entry of `lengths`, in sub-directories as merged data sets have them.
@@ -38,11 +47,15 @@ def write_dataset(
         encoding: "ndarray" (the type in the encoding), "ndarray?" (the type in each array), or "bytes".
         frame_bytes: Raw bytes a zstd frame; None: one frame a shard.
         other_column: Adds a string column, sorted before the tokens.
+        labels: Integer type of a column of labels, beside input_ids instead of tokens.
         totals: Adds the `stoker` object to the index.
     """
     directory = root / name
     columns = [("id", "str")] if other_column else []
-    columns.append(("tokens", {"ndarray": f"ndarray:{dtype}", "ndarray?": "ndarray", "bytes": "bytes"}[encoding]))
+    types = {"tokens" if labels is None else "input_ids": dtype} | ({} if labels is None else {"labels": labels})
+    for column, of_column in types.items():
+        name_of = {"ndarray": f"ndarray:{of_column}", "ndarray?": "ndarray", "bytes": "bytes"}
+        columns.append((column, name_of[encoding]))
     config = {
         "column_encodings": [e for _, e in columns],
         "column_names": [n for n, _ in columns],
@@ -56,7 +69,14 @@ def write_dataset(
     entries = []
     for k, samples in enumerate(lengths):
         bodies = [
-            _sample(tokens_at(name, k, x, n).astype(dtype), encoding, "x" * (x % 3) if other_column else None)
+            _sample(
+                [
+                    tokens_at(name, k, x, n).astype(dtype),
+                    *([labels_at(name, k, x, n).astype(labels)] if labels else []),
+                ],
+                encoding,
+                "x" * (x % 3) if other_column else None,
+            )
             for x, n in enumerate(samples)
         ]
         raw = _shard(bodies, json.dumps(config, sort_keys=True).encode())
@@ -82,7 +102,10 @@ def write_dataset(
         index["stoker"] = {
             "version": 1,
             "tokens": [sum(samples) for samples in lengths],
-            "loss_tokens": [sum(samples) for samples in lengths],
+            "loss_tokens": [
+                sum(int((labels_at(name, k, x, n) != -100).sum()) if labels else n for x, n in enumerate(samples))
+                for k, samples in enumerate(lengths)
+            ],
             "longest_sample": [max(samples, default=0) for samples in lengths],
         }
     directory.mkdir(exist_ok=True, parents=True)
@@ -90,17 +113,18 @@ def write_dataset(
     return directory
 
 
-def _sample(tokens: np.ndarray, encoding: str, other: str | None) -> bytes:
-    values = tokens.tobytes()
-    if encoding != "bytes":
-        code = 0 if len(tokens) < 1 << 8 else 1 if len(tokens) < 1 << 16 else 2
-        head = bytes([4 | code]) + len(tokens).to_bytes(1 << code, "little")
+def _sample(columns: list[np.ndarray], encoding: str, other: str | None) -> bytes:
+    values = [] if other is None else [other.encode()]
+    for tokens in columns:
+        head = b""
+        if encoding != "bytes":
+            code = 0 if len(tokens) < 1 << 8 else 1 if len(tokens) < 1 << 16 else 2
+            head = bytes([4 | code]) + len(tokens).to_bytes(1 << code, "little")
         if encoding == "ndarray?":
-            head = bytes([{"uint16": 16, "int32": 33, "uint8": 8, "int64": 65}[tokens.dtype.name]]) + head
-        values = head + values
-    if other is None:
-        return len(values).to_bytes(4, "little") + values
-    return len(other).to_bytes(4, "little") + len(values).to_bytes(4, "little") + other.encode() + values
+            codes = {"uint16": 16, "int32": 33, "uint8": 8, "int64": 65, "int16": 17}
+            head = bytes([codes[tokens.dtype.name]]) + head
+        values.append(head + tokens.tobytes())
+    return b"".join(len(value).to_bytes(4, "little") for value in values) + b"".join(values)
 
 
 def _shard(samples: list[bytes], config: bytes) -> bytes:

@@ -1,0 +1,222 @@
+#include "layout/pack_layout.h"
+
+#include <algorithm>
+#include <iterator>
+#include <map>
+#include <utility>
+
+#include "base/error.h"
+#include "layout/sample_unit.h"
+#include "order/dealing.h"
+#include "order/key.h"
+
+namespace stoker {
+namespace {
+
+constexpr uint32_t kMostEmptyWindows = 1000;  // windows without a token, one after the other: an error, not a hang
+
+// Samples dropped one after the other until a stream is taken for one that has no other: lanes see parts of a stream,
+// and small streams in random order.
+uint64_t dropped_at_most(const StreamOrder& stream) { return std::max<uint64_t>(4096, 4 * stream.total()); }
+
+uint32_t round_up(uint32_t tokens, uint32_t multiple) { return ceil_div(tokens, multiple) * multiple; }
+
+}  // namespace
+
+PackLayout::PackLayout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths, const LayoutStart& start)
+    : spec_(spec),
+      order_(order),
+      lengths_(lengths),
+      start_(start),
+      cursor_(order),
+      best_fit_(spec.seq_len, spec.max_samples_per_row),
+      dropped_in_a_row_(order.num_streams()) {}
+
+void PackLayout::append_row(uint64_t row, Rows& out) {
+  Lane& lane = lane_before(static_cast<uint32_t>(row % order_.lanes()), row / order_.lanes());
+  if (lane.num_emitted == lane.rows.size()) open_window(lane);
+  for (const Unplaced& sample : std::exchange(lane.unplaced, {})) {
+    out.count_unit(sample.stream);
+    sample.dropped_tokens > 0 ? out.count_dropped(sample.stream, sample.dropped_tokens)
+                              : out.count_empty(sample.stream);
+  }
+  for (const Piece& piece : lane.rows[lane.num_emitted]) {
+    if (piece.segment.token_begin == 0) out.count_unit(piece.segment.stream);
+    if (piece.truncated > 0) out.count_truncated(piece.segment.stream, piece.truncated);
+    out.add(piece.segment);
+  }
+  out.end_row();
+  ++lane.num_emitted;
+  ++lane.row;
+}
+
+std::shared_ptr<const LaneHints> PackLayout::hints(uint64_t row) {
+  auto out = std::make_shared<LaneHints>();
+  out->reserve(lanes_.size());
+  for (auto& [number, lane] : lanes_) {
+    walk(lane, dealt(0, row, order_.lanes(), number));
+    LaneHint hint{number, lane.window_begin, lane.num_emitted, {}};
+    for (const FoundryPacker::Bin& bin : lane.bins_before) hint.leftovers.push_back(bin.examples);
+    out->push_back(std::move(hint));
+  }
+  if (start_.hints)  // of lanes that nothing was asked of yet
+    for (const LaneHint& hint : *start_.hints)
+      if (lanes_.count(hint.lane) == 0 && dealt(start_.row, row, order_.lanes(), hint.lane) == 0) out->push_back(hint);
+  std::sort(out->begin(), out->end(), [](const LaneHint& a, const LaneHint& b) { return a.lane < b.lane; });
+  return out;
+}
+
+// ---------------------------------------------------------------- walking
+PackLayout::Lane& PackLayout::lane_before(uint32_t number, uint64_t lane_row) {
+  const auto [found, is_new] = lanes_.try_emplace(number);
+  Lane& lane = found->second;
+  if (is_new || lane.row > lane_row) {
+    std::move(lane.ends.begin(), lane.ends.end(), std::back_inserter(changes_));
+    lane = Lane();
+    lane.number = number;
+    if (lane_row >= dealt(0, start_.row, order_.lanes(), number)) start(lane);
+  }
+  walk(lane, lane_row);
+  return lane;
+}
+
+// Puts a lane where its hint stands, if it has one.
+void PackLayout::start(Lane& lane) {
+  if (!start_.hints) return;
+  const auto hint = std::find_if(start_.hints->begin(), start_.hints->end(),
+                                 [&](const LaneHint& h) { return h.lane == lane.number; });
+  if (hint == start_.hints->end()) return;
+  for (const std::vector<uint64_t>& examples : hint->leftovers) {
+    FoundryPacker::Bin bin{0, examples};
+    for (const uint64_t position : examples) bin.size += sample_at(lane.number, position).segment.size();
+    lane.leftover_bins.push_back(std::move(bin));
+  }
+  lane.window_end = hint->window_begin;
+  open_window(lane);
+  if (lane.window_begin != hint->window_begin || hint->rows_emitted > lane.rows.size())
+    throw ArgumentError(text("the state is damaged: the window of lane ", lane.number, " that begins at its sample ",
+                             hint->window_begin, " has ", lane.rows.size(), " rows, of which ", hint->rows_emitted,
+                             " are said to be delivered. Load another checkpoint."));
+  lane.num_emitted = hint->rows_emitted;
+  lane.unplaced.clear();  // told with the first of these rows
+  lane.row = dealt(0, start_.row, order_.lanes(), lane.number);
+}
+
+// Passes over rows of the lane, until `lane_row` is the next one.
+void PackLayout::walk(Lane& lane, uint64_t lane_row) {
+  while (lane.row < lane_row) {
+    if (lane.num_emitted == lane.rows.size()) open_window(lane);
+    const uint64_t step = std::min(lane_row - lane.row, lane.rows.size() - lane.num_emitted);
+    lane.num_emitted += step;
+    lane.row += step;
+    lane.unplaced.clear();  // of a row that is another rank's, or that was delivered before
+  }
+}
+
+// ---------------------------------------------------------------- windows
+void PackLayout::open_window(Lane& lane) {
+  lane.num_emitted = 0;
+  lane.rows.clear();
+  std::vector<BlockChange> ends = std::exchange(lane.ends, {});  // of the window that is over
+  for (uint32_t tries = 0; lane.rows.empty(); ++tries) {
+    if (tries > kMostEmptyWindows)
+      throw ArgumentError(text("lane ", lane.number, " finds no token in ", tries,
+                               " windows: its samples are empty or dropped. Raise seq_len, or choose another overflow "
+                               "than \"drop\"."));
+    lane.window_begin = lane.window_end;
+    spec_.packing == LayoutSpec::Packing::kFoundry ? pack_as_foundry(lane) : pack_best_fit(lane);
+  }
+  for (BlockChange& change : cursor_.take_changes())
+    (change.begins ? changes_ : lane.ends).push_back(std::move(change));
+  std::move(ends.begin(), ends.end(), std::back_inserter(changes_));
+}
+
+// What is kept of a sample: pieces of at most seq_len tokens, none of an empty or dropped one.
+void PackLayout::append_sample(uint32_t lane, uint64_t position, std::vector<Piece>& pieces,
+                               std::vector<Unplaced>& unplaced) {
+  const Unit unit = cursor_.lane_unit({{lane, 0}, position});
+  const auto [stream, shard, sample, length] = find_sample(order_, unit, lengths_, ranges_);
+  const Overflow overflow = spec_.overflow[stream];
+  if (length > spec_.seq_len && overflow == Overflow::kError)
+    throw too_long(order_, {stream, shard, sample, length}, spec_.seq_len);
+  const bool is_dropped = length > spec_.seq_len && overflow == Overflow::kDrop;
+  uint64_t& dropped = dropped_in_a_row_[stream];
+  dropped = is_dropped ? dropped + 1 : 0;
+  if (dropped > dropped_at_most(order_.stream(stream)))
+    throw ArgumentError(text("stream \"", order_.stream(stream).name(), "\" delivers nothing: ", dropped,
+                             " of its samples in a row have more than seq_len = ", spec_.seq_len,
+                             " tokens and were dropped. Raise seq_len, choose another overflow, or leave it out."));
+  if (is_dropped || length == 0) {
+    unplaced.push_back({stream, length});
+    return;
+  }
+  const uint32_t kept = overflow == Overflow::kSplit ? length : std::min(length, spec_.seq_len);
+  for (uint32_t begin = 0; begin < kept; begin += std::min(kept - begin, spec_.seq_len))
+    pieces.push_back({{stream, shard, sample, begin, begin + std::min(kept - begin, spec_.seq_len)}, length - kept});
+}
+
+void PackLayout::pack_best_fit(Lane& lane) {
+  std::vector<Piece> pieces;
+  const uint64_t most_tokens = uint64_t{spec_.window_rows} * spec_.seq_len;
+  uint64_t tokens = 0;
+  for (; lane.window_end - lane.window_begin < spec_.pack_window && tokens < most_tokens; ++lane.window_end) {
+    const size_t before = pieces.size();
+    append_sample(lane.number, lane.window_end, pieces, lane.unplaced);
+    for (size_t i = before; i < pieces.size(); ++i) tokens += pieces[i].segment.size();
+  }
+
+  // Group by group; most specs have one.
+  std::map<uint32_t, std::vector<uint32_t>> groups;
+  for (uint32_t i = 0; i < pieces.size(); ++i) groups[spec_.groups[pieces[i].segment.stream]].push_back(i);
+  std::vector<std::vector<Piece>> rows;
+  for (const auto& [group, members] : groups) {
+    std::vector<uint32_t> sizes;
+    sizes.reserve(members.size());
+    for (const uint32_t i : members) sizes.push_back(round_up(pieces[i].segment.size(), spec_.pad_to_multiple));
+    std::vector<uint32_t> sorted;
+    const std::vector<uint32_t> row_of = best_fit_.pack(sizes, sorted);
+    const size_t first_row = rows.size();
+    for (const uint32_t i : sorted) {
+      rows.resize(std::max(rows.size(), first_row + row_of[i] + 1));
+      rows[first_row + row_of[i]].push_back(pieces[members[i]]);
+    }
+  }
+  const uint64_t rows_key = key(order_.spec().seed, "rows", uint64_t{lane.number}, lane.window_begin);
+  for (const uint32_t i : permutation(rows_key, static_cast<uint32_t>(rows.size())))
+    lane.rows.push_back(std::move(rows[i]));
+}
+
+PackLayout::Piece PackLayout::sample_at(uint32_t lane, uint64_t position) {
+  std::vector<Piece> pieces;
+  std::vector<Unplaced> unplaced;
+  append_sample(lane, position, pieces, unplaced);
+  if (pieces.size() != 1)
+    throw ArgumentError(text("the state is damaged: sample ", position, " of lane ", lane,
+                             " is left over from packing, but has nothing to pack. Load another checkpoint."));
+  return pieces.front();
+}
+
+void PackLayout::pack_as_foundry(Lane& lane) {
+  lane.bins_before = std::exchange(lane.leftover_bins, {});
+  std::vector<FoundryPacker::Example> examples;
+  std::unordered_map<uint64_t, Piece> pieces;
+  for (; lane.window_end - lane.window_begin < spec_.pack_window; ++lane.window_end) {
+    std::vector<Piece> kept;
+    append_sample(lane.number, lane.window_end, kept, lane.unplaced);
+    if (kept.empty()) continue;
+    examples.push_back({lane.window_end, kept.front().segment.size()});
+    pieces.emplace(lane.window_end, kept.front());
+  }
+  FoundryPacker packer(spec_.window_rows, spec_.seq_len, spec_.max_leftover_bins);
+  packer.set_leftovers(lane.bins_before);
+  for (const FoundryPacker::Bin& bin : packer.pack(std::move(examples))) {
+    std::vector<Piece>& row = lane.rows.emplace_back();
+    for (const uint64_t position : bin.examples) {
+      const auto found = pieces.find(position);
+      row.push_back(found != pieces.end() ? found->second : sample_at(lane.number, position));
+    }
+  }
+  lane.leftover_bins = packer.leftovers();
+}
+
+}  // namespace stoker

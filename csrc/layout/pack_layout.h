@@ -1,0 +1,73 @@
+// `pack`: samples of any streams in one row, window by window.
+//
+// A lane's samples are cut in windows of its next pack_window samples, fewer where these have window_rows rows' worth
+// of tokens before. The rows of a window depend on nothing but its samples; they are emitted in a keyed shuffled order,
+// so that length does not correlate with time. Dropped and empty samples are counted with the next row that is emitted.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "layout/best_fit.h"
+#include "layout/foundry_packer.h"
+#include "layout/layout.h"
+
+namespace stoker {
+
+/// A lane is walked from its first sample to the row that is asked of it, or from its hint where the rows asked for
+/// begin at the start; then from row to row. A row that lies before the one asked for last walks it anew.
+class PackLayout final : public Layout {
+ public:
+  PackLayout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths, const LayoutStart& start);
+  void append_row(uint64_t row, Rows& out) override;
+  std::vector<BlockChange> take_changes() override { return std::exchange(changes_, {}); }
+  std::shared_ptr<const LaneHints> hints(uint64_t row) override;
+
+ private:
+  /// A sample, or what is kept of it in one row.
+  struct Piece {
+    Segment segment;
+    uint32_t truncated;  // tokens cut off behind it
+  };
+  /// A sample of which no row has anything.
+  struct Unplaced {
+    uint32_t stream;
+    uint64_t dropped_tokens;  // 0: it is empty
+  };
+  struct Lane {
+    uint32_t number = 0;
+    uint64_t row = 0;  // of the lane: the one emitted next
+    uint64_t window_begin = 0;
+    uint64_t window_end = 0;  // where the next window begins
+    std::vector<std::vector<Piece>> rows;
+    uint64_t num_emitted = 0;  // of rows
+    std::vector<Unplaced> unplaced;
+    std::vector<BlockChange> ends;  // blocks that were left while the window was drawn: its rows read them
+    std::vector<FoundryPacker::Bin> bins_before;    // kFoundry: left over before the window
+    std::vector<FoundryPacker::Bin> leftover_bins;  // kFoundry: left over after it
+  };
+
+  Lane& lane_before(uint32_t number, uint64_t lane_row);
+  void start(Lane& lane);
+  void walk(Lane& lane, uint64_t lane_row);
+  void open_window(Lane& lane);
+  void pack_best_fit(Lane& lane);
+  void pack_as_foundry(Lane& lane);
+  void append_sample(uint32_t lane, uint64_t position, std::vector<Piece>& pieces, std::vector<Unplaced>& unplaced);
+  Piece sample_at(uint32_t lane, uint64_t position);
+
+  const LayoutSpec spec_;
+  const Order& order_;
+  SampleLengths& lengths_;
+  const LayoutStart start_;
+  OrderCursor cursor_;
+  BestFit best_fit_;
+  std::unordered_map<uint32_t, Lane> lanes_;
+  std::vector<uint64_t> dropped_in_a_row_;  // by stream: samples, since the last one that was not dropped
+  std::vector<BlockChange> changes_;
+  std::vector<ShardRange> ranges_;  // of the sample at hand
+};
+
+}  // namespace stoker
