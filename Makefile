@@ -81,12 +81,16 @@ py-test: build
 	$(BIN)/python -m pytest -q
 	$(BIN)/python -m pytest -q --benchmark-disable benchmarks
 
-# The package with assertions: no work of the core is done while the GIL is held, among others.
+# The package with assertions (no work of the core is done while the GIL is held, among others), under ASan and UBSan.
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
+RUNTIMES = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)
 debug: $(VENV)/.tools
 	$(PYTHON) -m venv $(DEBUG)
 	cd $(DEBUG)/lib/*/site-packages && ls -d $(CURDIR)/$(VENV)/lib/*/site-packages > tools.pth
-	$(DEBUG)/bin/python -m pip install -q --no-build-isolation --no-deps . -C cmake.build-type=Debug
-	$(DEBUG)/bin/python -m pytest -q tests/python --ignore tests/python/test_package.py
+	$(DEBUG)/bin/python -m pip install -q --no-build-isolation --no-deps . -C cmake.build-type=Debug \
+	  -C cmake.define.CMAKE_CXX_FLAGS="$(SANITIZERS)"
+	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(DEBUG)/bin/python -m pytest -q tests/python --ignore tests/python/test_package.py
 
 $(PEERS)/.tools: tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -9,7 +9,9 @@ void BufferPool::Buffer::Free::operator()(std::byte* memory) const {
   ::operator delete[](memory, std::align_val_t{kAlignment});
 }
 
-BufferPool::BufferPool(size_t size_bytes, size_t max_kept) : shelf_(new Shelf{size_bytes, max_kept, {}, {}}) {}
+BufferPool::BufferPool(size_t size_bytes, size_t max_kept) : shelf_(new Shelf{size_bytes, max_kept, {}, {}}) {
+  shelf_->kept.reserve(max_kept);  // so that putting a buffer back never fails
+}
 
 BufferPool::Buffer::~Buffer() {
   if (!memory_) return;  // moved from

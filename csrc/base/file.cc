@@ -16,9 +16,10 @@ namespace {
 
 SystemError system_error(const std::string& path, const char* action) {
   const int code = errno;
-  return SystemError(
-      code, path,
-      text("cannot ", action, " this file: ", std::strerror(code), ". Check that it is there and readable"));
+  const char* advice = "Check that it is there and readable";
+  if (code == EMFILE || code == ENFILE) advice = "Raise the limit on open files (ulimit -n)";
+  if (code == ENOMEM) advice = "Raise the limit on memory, or on mappings (vm.max_map_count)";
+  return SystemError(code, path, text("cannot ", action, " this file: ", std::strerror(code), ". ", advice));
 }
 
 }  // namespace
@@ -27,17 +28,23 @@ File::File(std::string path) : path_(std::move(path)) {
   fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused below, not waited for
   if (fd_ < 0) throw system_error(path_, "open");
   struct stat status{};
-  if (::fstat(fd_, &status) != 0 || !S_ISREG(status.st_mode)) {
-    if (!S_ISREG(status.st_mode)) errno = EINVAL;
-    const SystemError error = system_error(path_, "read shards from");
+  if (::fstat(fd_, &status) != 0) {
+    const SystemError error = system_error(path_, "read the size of");
     ::close(fd_);
     throw error;
   }
-  size_bytes_ = static_cast<uint64_t>(status.st_size);  // st_size of a regular file is never negative
+  if (!S_ISREG(status.st_mode)) {
+    ::close(fd_);
+    throw SystemError(S_ISDIR(status.st_mode) ? EISDIR : EINVAL, path_,
+                      text("this is a ", S_ISDIR(status.st_mode) ? "directory" : "special file",
+                           ", but a shard is a regular file. Write or fetch the shard again"));
+  }
+  identity_ = {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),  // never negative
+               status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }
 
 File::File(File&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_bytes_(other.size_bytes_) {}
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), identity_(other.identity_) {}
 
 File::~File() {
   if (fd_ >= 0) ::close(fd_);
@@ -54,7 +61,7 @@ void File::read_at(uint64_t offset, std::span<std::byte> out) const {
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw system_error(path_, "read");
     if (got == 0)
-      throw corrupt_file(path_, text("ended at byte ", offset, " while it was being read; it was ", size_bytes_,
+      throw corrupt_file(path_, text("ended at byte ", offset, " while it was being read; it was ", size_bytes(),
                                      " bytes long when it was opened"));
     out = out.subspan(static_cast<size_t>(got));
     offset += static_cast<uint64_t>(got);

@@ -11,6 +11,16 @@
 
 namespace stoker {
 
+/// What tells a file from another one that was put in its place.
+struct FileIdentity {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size_bytes = 0;
+  int64_t modified_s = 0;
+  int64_t modified_ns = 0;  // of the second
+  bool operator==(const FileIdentity&) const = default;
+};
+
 /// An open file descriptor for reading. Move-only; closes itself.
 class File {
  public:
@@ -21,7 +31,8 @@ class File {
   ~File();
 
   const std::string& path() const { return path_; }
-  uint64_t size_bytes() const { return size_bytes_; }  // when it was opened
+  uint64_t size_bytes() const { return identity_.size_bytes; }  // when it was opened
+  const FileIdentity& identity() const { return identity_; }
   int fd() const { return fd_; }
 
   /// Starts reading a range from the disk in the background.
@@ -34,7 +45,7 @@ class File {
  private:
   std::string path_;
   int fd_ = -1;
-  uint64_t size_bytes_ = 0;
+  FileIdentity identity_;
 };
 
 /// A whole file mapped read-only. Its bytes may be read only under a FaultGuard: a file that is cut, or a disk that

@@ -217,6 +217,7 @@ void Engine::work() {
 
 void Engine::work_once(Lock& lock) {
   assert(work_check_holds());
+  assert(has_work());
   try {
     choose_work(lock);
   } catch (...) {  // no memory for the queues: what they hold is not complete any more
@@ -229,7 +230,12 @@ void Engine::work_once(Lock& lock) {
 bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_planned_ < batches_.size(); }
 
 // What a consumer that waits helps with: it takes microseconds, as putting a thread to sleep and waking it does.
-bool Engine::has_quick_work() const { return !fills_.empty() || (loads_.empty() && can_plan()); }
+// Planning does where the shards that the order announced are open; opening one may take as long as a slow disk
+// pleases.
+bool Engine::has_quick_work() const {
+  if (!fills_.empty()) return true;
+  return loads_.empty() && can_plan() && has_planned_ && ahead_order_.empty() && num_opening_ == 0;
+}
 
 bool Engine::has_work() const {
   return !fills_.empty() || !loads_.empty() || can_plan() || !ahead_order_.empty() || !ahead_pieces_.empty();
@@ -239,7 +245,9 @@ void Engine::choose_work(Lock& lock) {
   if (!fills_.empty()) {
     fill(lock);
   } else if (!loads_.empty()) {
-    load(lock);
+    Piece piece = std::move(loads_.front());
+    loads_.pop_front();
+    load(lock, std::move(piece));
   } else if (can_plan()) {
     plan(lock);
   } else {
@@ -267,6 +275,7 @@ void Engine::plan(Lock& lock) {
   lock.lock();
   progress_.plan_s += plan_s;
   is_planning_ = false;
+  has_planned_ = true;
   if (batch.error) return;  // it has failed meanwhile, with all others
   if (error) {
     fail(batch, error);
@@ -275,10 +284,7 @@ void Engine::plan(Lock& lock) {
   apply(changes);
   batch.state = Batch::State::kLoading;
   batch.pinned.reserve(pieces.size());  // so that what is pinned is known to be
-  for (const Piece& piece : pieces) {
-    batch.pinned.push_back(piece);
-    begin_load(piece, &batch);
-  }
+  for (const Piece& piece : pieces) begin_load(piece, batch);
   if (batch.pieces_left == 0) enqueue_fills(batch);
   wake_workers(fills_.size() + loads_.size() + 1);
 }
@@ -302,24 +308,24 @@ void Engine::apply(const std::vector<BlockChange>& changes) {
   }
 }
 
-void Engine::begin_load(const Piece& piece, Batch* waiter) {
-  switch (store_->pieces().pin(piece)) {
-    case PieceCache::State::kPresent:
-      return;
-    case PieceCache::State::kAbsent:
-      loads_.push_back(piece);
-      loading_[piece] = {waiter};
-      break;
-    case PieceCache::State::kLoading:  // by this engine: it is in loading_ until it is present
-      loading_[piece].push_back(waiter);
-      break;
+void Engine::begin_load(const Piece& piece, Batch& waiter) {
+  const PieceCache::State found = store_->pieces().pin(piece);
+  waiter.pinned.push_back(piece);  // has room: never fails
+  if (found == PieceCache::State::kPresent) return;
+  try {
+    loading_[piece].push_back(&waiter);  // of this engine, if it is loading: until it is present
+    if (found == PieceCache::State::kAbsent) loads_.push_back(piece);
+  } catch (...) {
+    if (found == PieceCache::State::kAbsent) {
+      loading_.erase(piece);
+      store_->pieces().abandon(piece);
+    }
+    throw;
   }
-  ++waiter->pieces_left;
+  ++waiter.pieces_left;
 }
 
-void Engine::load(Lock& lock) {
-  const Piece piece = std::move(loads_.front());
-  loads_.pop_front();
+void Engine::load(Lock& lock, Piece piece) {
   lock.unlock();
   const Clock::time_point start = Clock::now();
   std::exception_ptr error;
@@ -332,7 +338,7 @@ void Engine::load(Lock& lock) {
   lock.lock();
   progress_.load_s += load_s;
   if (error) store_->pieces().abandon(piece);  // together with the end of loading_, so that no pin falls in between
-  const auto waiters = loading_.extract(piece);
+  auto waiters = loading_.extract(piece);
   for (Batch* batch : waiters.mapped()) {
     if (error) {
       fail(*batch, error);
@@ -341,6 +347,10 @@ void Engine::load(Lock& lock) {
     }
   }
   wake_workers(fills_.size());
+  lock.unlock();  // what follows may be the last holders of the shard
+  waiters = {};
+  piece = {};
+  lock.lock();
 }
 
 void Engine::enqueue_fills(Batch& batch) {
@@ -385,27 +395,32 @@ void Engine::finish(Lock& lock, Batch& batch) {
     lock.lock();
     if (error) fail(batch, error);
   }
-  const std::vector<Piece> pinned = std::move(batch.pinned);
+  std::vector<Piece> pinned = std::move(batch.pinned);
   batch.pinned.clear();
   if (!batch.error) batch.state = Batch::State::kComplete;
   wake_consumer();
   if (pinned.empty()) return;
   lock.unlock();
   for (const Piece& piece : pinned) store_->pieces().unpin(piece);
+  pinned.clear();  // maybe the last holders of their shards
   lock.lock();
 }
 
 // Opens shards that will be read from and starts reading them; then loads their pieces, as long as there is room.
 void Engine::look_ahead(Lock& lock) {
   if (!ahead_pieces_.empty()) {
-    const Piece piece = std::move(ahead_pieces_.front());
+    Piece piece = std::move(ahead_pieces_.front());
     ahead_pieces_.pop_front();
-    if (!piece.shard->is_held() || !store_->pieces().pin_ahead(piece)) return;
-    loads_.push_front(piece);
-    loading_[piece] = {};
-    load(lock);
-    lock.unlock();
-    store_->pieces().unpin(piece);
+    const auto [entry, is_new] = loading_.try_emplace(piece);
+    if (piece.shard->is_held() && store_->pieces().pin_ahead(piece)) {
+      load(lock, piece);
+      lock.unlock();
+      store_->pieces().unpin(piece);
+    } else {
+      if (is_new) loading_.erase(entry);
+      lock.unlock();
+    }
+    piece = {};  // maybe the last holder of its shard
     lock.lock();
     return;
   }
@@ -413,9 +428,11 @@ void Engine::look_ahead(Lock& lock) {
   ahead_order_.pop_front();
   const auto ahead = ahead_.extract(id);
   if (ahead.empty()) return;  // not needed any more
+  ++num_opening_;
   lock.unlock();
   const std::vector<Piece> pieces = open_ahead(id, ahead.mapped());
   lock.lock();
+  --num_opening_;
   ahead_pieces_.insert(ahead_pieces_.end(), pieces.begin(), pieces.end());
 }
 

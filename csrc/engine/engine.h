@@ -4,10 +4,11 @@
 // time, in order), its pieces of zstd shards are loaded (each once, whoever asked for it first), its rows are filled
 // (in jobs of about kJobBytes), and next() hands it over. Every worker takes whatever there is to do, the oldest batch
 // first: fill, else load, else plan, else look ahead at the shards that the order says will come. A consumer that has
-// to wait fills and plans with them. Nobody waits while holding work: what is not ready is not in a queue yet. An error
-// belongs to a batch and is delivered in its place, again at every later call; nothing is planned after it. All shared
-// state is guarded by one mutex; planning, loading, filling and opening files happen outside of it. The mutexes of the
-// store and its piece cache are taken inside it, never the other way round.
+// to wait fills with them, and plans where that opens no shard. A worker is woken for each job that planning or loading
+// makes, and by submit() when half of the buffers wait to be filled. Nobody waits while holding work: what is not ready
+// is not in a queue yet. An error belongs to a batch and is delivered in its place, again at every later call; nothing
+// is planned after it. All shared state is guarded by one mutex; planning, loading, filling and opening files happen
+// outside of it. The mutexes of the store and its piece cache are taken inside it, never the other way round.
 #pragma once
 
 #include <chrono>
@@ -127,13 +128,13 @@ class Engine {
   void work_once(Lock& lock);
   void choose_work(Lock& lock);
   void plan(Lock& lock);
-  void load(Lock& lock);
+  void load(Lock& lock, Piece piece);
   void fill(Lock& lock);
   void finish(Lock& lock, Batch& batch);
   void look_ahead(Lock& lock);
   std::vector<Piece> open_ahead(ShardId id, Range things) const;
   void apply(const std::vector<BlockChange>& changes);
-  void begin_load(const Piece& piece, Batch* waiter);
+  void begin_load(const Piece& piece, Batch& waiter);
   void enqueue_fills(Batch& batch);
   void fail(Batch& batch, std::exception_ptr error);
   void wake_workers(size_t jobs);
@@ -152,7 +153,9 @@ class Engine {
   std::deque<std::unique_ptr<Batch>> batches_;  // submitted and not handed over, in order
   size_t num_planned_ = 0;                      // of batches_, from the front; the one being planned counts
   bool is_planning_ = false;
-  bool has_failed_ = false;  // some batch has; nothing is planned any more
+  bool has_planned_ = false;  // a batch, so that it is known what comes
+  uint32_t num_opening_ = 0;  // workers in open_ahead()
+  bool has_failed_ = false;   // some batch has; nothing is planned any more
   bool is_closed_ = false;
   uint32_t num_idle_ = 0;  // workers that wait
   bool consumer_waits_ = false;

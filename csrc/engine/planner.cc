@@ -47,6 +47,10 @@ std::span<const uint32_t> Planner::token_ends(uint32_t stream, uint32_t shard) {
   return plan_->shards[index_in_plan(stream, shard)]->token_ends();
 }
 
+std::string Planner::path(uint32_t stream, uint32_t shard) {
+  return plan_->shards[index_in_plan(stream, shard)]->path();
+}
+
 uint32_t Planner::index_in_plan(uint32_t stream, uint32_t shard) {
   InPlan& place = in_plan_[stream][shard];
   if (place.batch != batch_) {

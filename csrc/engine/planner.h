@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/range.h"
@@ -45,6 +46,7 @@ class Planner final : private SampleLengths {
 
  private:
   std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override;
+  std::string path(uint32_t stream, uint32_t shard) override;
   uint32_t index_in_plan(uint32_t stream, uint32_t shard);
   static void check_covers(const Shard& shard, const Segment& segment);
 

@@ -193,6 +193,16 @@ void fill_rows_as(const BatchFormat& format, BatchPlan& plan, uint32_t begin, ui
   }
 }
 
+/// The shards that rows [begin, end) read from, each once. The plan may have others, whose lengths only were read.
+std::vector<const Shard*> shards_under(const BatchPlan& plan, uint32_t begin, uint32_t end) {
+  std::vector<const Shard*> shards;
+  for (uint32_t i = plan.rows.first_segment(begin); i < plan.rows.first_segment(end); ++i)
+    shards.push_back(plan.shards[plan.segment_shards[i]].get());
+  std::sort(shards.begin(), shards.end());
+  shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+  return shards;
+}
+
 /// Places in the rows of a batch, one behind the other, of which there may be only so many.
 class CuSeqlens {
  public:
@@ -243,17 +253,18 @@ uint32_t write_cu_seqlens(const BatchFormat& format, const BatchPlan& plan, std:
 }  // namespace
 
 void fill_rows(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
+  const std::vector<const Shard*> shards = shards_under(plan, begin, end);
   std::vector<const MappedFile*> mappings;
-  mappings.reserve(plan.shards.size());
-  for (const auto& shard : plan.shards)
+  mappings.reserve(shards.size());
+  for (const Shard* shard : shards)
     if (const MappedFile* mapping = shard->body().mapping()) mappings.push_back(mapping);
   const FaultGuard guard(std::move(mappings));
   const auto check_faults = [&] {
     const MappedFile* lost = guard.faulted();
     if (lost == nullptr) return;
-    const auto& shard = *std::find_if(plan.shards.begin(), plan.shards.end(),
-                                      [&](const auto& s) { return s->body().mapping() == lost; });
-    throw shard->corrupt(CorruptShardError::kWholeShard, kWasCut);
+    const auto shard =
+        std::find_if(shards.begin(), shards.end(), [&](const Shard* s) { return s->body().mapping() == lost; });
+    throw(*shard)->corrupt(CorruptShardError::kWholeShard, kWasCut);
   };
   try {
     if (format.integer == BatchFormat::Integer::kInt32) {

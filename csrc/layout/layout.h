@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "layout/rows.h"
@@ -22,6 +23,9 @@ class SampleLengths {
   /// (`pad`, `pack`), or as end in its number of tokens (`concat`). Valid while the row at hand is made. Raises what
   /// opening the shard raises, and ClosedError where nobody waits for the row any more.
   virtual std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) = 0;
+
+  /// What the shard is called in errors.
+  virtual std::string path(uint32_t stream, uint32_t shard) = 0;
 };
 
 enum class LayoutKind { kPad, kConcat, kPack };

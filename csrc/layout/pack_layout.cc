@@ -138,7 +138,7 @@ void PackLayout::append_sample(uint32_t lane, uint64_t position, std::vector<Pie
   const auto [stream, shard, sample, length] = find_sample(order_, unit, lengths_, ranges_);
   const Overflow overflow = spec_.overflow[stream];
   if (length > spec_.seq_len && overflow == Overflow::kError)
-    throw too_long(order_, {stream, shard, sample, length}, spec_.seq_len);
+    throw too_long(order_, {stream, shard, sample, length}, lengths_, spec_.seq_len);
   const bool is_dropped = length > spec_.seq_len && overflow == Overflow::kDrop;
   uint64_t& dropped = dropped_in_a_row_[stream];
   dropped = is_dropped ? dropped + 1 : 0;

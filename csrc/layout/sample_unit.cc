@@ -11,9 +11,9 @@ SampleUnit find_sample(const Order& order, Unit unit, SampleLengths& lengths, st
   return {unit.stream, shard, sample, ends[sample] - (sample == 0 ? 0 : ends[sample - 1])};
 }
 
-ArgumentError too_long(const Order& order, const SampleUnit& unit, uint32_t seq_len) {
-  return ArgumentError(text("sample ", unit.sample, " of shard ", unit.shard, " of stream \"",
-                            order.stream(unit.stream).name(), "\" has ", unit.length, " tokens, more than seq_len ",
+ArgumentError too_long(const Order& order, const SampleUnit& unit, SampleLengths& lengths, uint32_t seq_len) {
+  return ArgumentError(text("stream \"", order.stream(unit.stream).name(), "\": sample ", unit.sample, " of ",
+                            lengths.path(unit.stream, unit.shard), " has ", unit.length, " tokens, more than seq_len ",
                             seq_len, ", and overflow is \"error\"; raise seq_len or set overflow=\"truncate\"."));
 }
 

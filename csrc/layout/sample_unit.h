@@ -21,6 +21,6 @@ struct SampleUnit {
 SampleUnit find_sample(const Order& order, Unit unit, SampleLengths& lengths, std::vector<ShardRange>& ranges);
 
 /// The error of a sample longer than seq_len where `overflow` is "error".
-ArgumentError too_long(const Order& order, const SampleUnit& unit, uint32_t seq_len);
+ArgumentError too_long(const Order& order, const SampleUnit& unit, SampleLengths& lengths, uint32_t seq_len);
 
 }  // namespace stoker

@@ -13,7 +13,7 @@ void PadLayout::append_row(uint64_t row, Rows& out) {
     const SampleUnit found = find_sample(order_, *unit, lengths_, ranges_);
     const uint32_t kept = std::min(found.length, spec_.seq_len);
     if (kept < found.length) {
-      if (spec_.overflow[unit->stream] == Overflow::kError) throw too_long(order_, found, spec_.seq_len);
+      if (spec_.overflow[unit->stream] == Overflow::kError) throw too_long(order_, found, lengths_, spec_.seq_len);
       out.count_truncated(unit->stream, found.length - kept);
     }
     if (found.length == 0) out.count_empty(unit->stream);

@@ -1,7 +1,5 @@
 #include "shard/body.h"
 
-#include <cassert>
-
 namespace stoker {
 namespace {
 
@@ -12,12 +10,6 @@ class RawBody final : public ShardBody {
   const std::byte* data() const override { return file_.bytes().data(); }
   const MappedFile* mapping() const override { return &file_; }
   void will_need(Range raw_bytes) const override { file_.will_need(raw_bytes); }
-
-  // No pieces: never called.
-  uint32_t piece_at(uint64_t) const override { return assert(false), 0; }
-  uint64_t piece_bytes(uint32_t) const override { return assert(false), 0; }
-  void load(uint32_t) override { assert(false); }
-  void unload(uint32_t) override { assert(false); }
 
  private:
   MappedFile file_;

@@ -24,26 +24,28 @@ class ShardBody {
  public:
   virtual ~ShardBody() = default;
 
-  /// The address of raw byte 0. Bytes of a piece may be read while it is present, under a FaultGuard of mapping().
-  /// Changes when a piece is loaded only in bodies of one piece.
+  /// The address of raw byte 0. Bytes of a piece may be read while it is present, under a FaultGuard of mapping(). A
+  /// body of one piece may have it elsewhere once that is loaded; others have it always at one place.
   virtual const std::byte* data() const = 0;
 
   /// The mapping that reads of the body touch, or null.
   virtual const MappedFile* mapping() const { return nullptr; }
 
+  /// A body without pieces has all its bytes; the following are of no piece then.
   virtual uint32_t num_pieces() const { return 0; }
-  virtual uint32_t piece_at(uint64_t raw_offset) const = 0;
+  virtual uint32_t piece_at(uint64_t /*raw_offset*/) const { return 0; }
+
   /// Memory that a present piece takes, 0 for file-backed ones.
-  virtual uint64_t piece_bytes(uint32_t piece) const = 0;
+  virtual uint64_t piece_bytes(uint32_t /*piece*/) const { return 0; }
 
   /// Makes a piece present. Calls for one piece must not overlap. Raises CorruptShardError or SystemError.
-  virtual void load(uint32_t piece) = 0;
+  virtual void load(uint32_t /*piece*/) {}
 
   /// Gives the memory of a piece back.
-  virtual void unload(uint32_t piece) = 0;
+  virtual void unload(uint32_t /*piece*/) {}
 
   /// Starts reading what a range of raw bytes is made of from disk in the background. Advice: never fails.
-  virtual void will_need(Range raw_bytes) const = 0;
+  virtual void will_need(Range /*raw_bytes*/) const {}
 };
 
 /// A raw file, mapped.

@@ -135,19 +135,29 @@ Range Shard::samples_of(Range tokens) const {
 }
 
 SampleTokens Shard::parse(uint32_t sample) const {
-  return parse(sample, {body_->data() + offsets_[sample], offsets_[sample + 1] - offsets_[sample]});
-}
-
-SampleTokens Shard::parse(uint32_t sample, std::span<const std::byte> bytes) const {
-  const uint32_t planned = token_ends_[sample] - (sample == 0 ? 0 : token_ends_[sample - 1]);
   try {
-    const SampleTokens tokens = parse_sample(schema_, bytes);
-    if (tokens.tokens.size != planned)
-      throw SampleFormatError(text("states ", tokens.tokens.size, " tokens but its size in bytes means ", planned));
-    return tokens;
+    return parse_planned(sample, {body_->data() + offsets_[sample], offsets_[sample + 1] - offsets_[sample]});
   } catch (const SampleFormatError& error) {
     throw corrupt(sample, error.what());
   }
+}
+
+SampleTokens Shard::parse(uint32_t sample, std::span<const std::byte> bytes) const {
+  return naming(file_.stream, [&] {
+    try {
+      return parse_planned(sample, bytes);
+    } catch (const SampleFormatError& error) {
+      throw corrupt_sample(file_.path, sample, error.what());
+    }
+  });
+}
+
+SampleTokens Shard::parse_planned(uint32_t sample, std::span<const std::byte> bytes) const {
+  const SampleTokens tokens = parse_sample(schema_, bytes);
+  const uint32_t planned = token_ends_[sample] - (sample == 0 ? 0 : token_ends_[sample - 1]);
+  if (tokens.tokens.size != planned)
+    throw SampleFormatError(text("states ", tokens.tokens.size, " tokens but its size in bytes means ", planned));
+  return tokens;
 }
 
 void Shard::prefetch(uint32_t sample, uint32_t token) const {

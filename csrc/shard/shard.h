@@ -40,8 +40,8 @@ struct ShardFile {
 class Shard {
  public:
   /// Opens the file and checks its size, sample count, offsets and token total against `file`. Reads its head only,
-  /// unless other variable columns force a scan. `schema` must outlive the shard. Raises CorruptShardError,
-  /// SystemError.
+  /// and of a zstd file the headers of its frames and blocks, unless other variable columns force a scan. `schema` must
+  /// outlive the shard. Raises CorruptShardError, SystemError.
   Shard(ShardFile file, const Schema& schema);
 
   const std::string& stream() const { return file_.stream; }
@@ -100,6 +100,7 @@ class Shard {
   size_t head_bytes() const { return (offsets_.capacity() + token_ends_.capacity()) * sizeof(uint32_t); }
 
  private:
+  SampleTokens parse_planned(uint32_t sample, std::span<const std::byte> bytes) const;
   void read_offsets(RawReader& reader);
   void read_lengths(RawReader& reader);
 

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <new>
 #include <random>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,7 +33,7 @@ struct Frames {
 // Splits a file at its frames. All frames are one piece if one of them does not state its size: the frames' sizes are
 // then known only together, from the index.
 std::vector<Frames> find_frames(const std::string& path, std::span<const std::byte> file, uint64_t raw_bytes) {
-  // Less than a page could never be given back, and a huge page costs a five-hundredth of the faults of its pages.
+  // Memory is given back by pages, so that a piece is one at least; large shards lie on huge pages.
   const uint64_t least_bytes = raw_bytes >= kLeastPieceBytes ? kLeastPieceBytes : page_size_bytes();
   std::vector<Frames> pieces;
   uint64_t raw_offset = 0;
@@ -65,24 +66,36 @@ ZSTD_DCtx* thread_decoder() {
   return decoder.get();
 }
 
-/// A range of addresses of which pages are used on first write. Move-only by being a member of one body.
+/// A range of addresses of which pages are used on first write. One mapping, of which all is advised alike: the kernel
+/// would split it otherwise, and a process has few of them.
 class ReservedMemory {
  public:
-  explicit ReservedMemory(uint64_t size_bytes) : size_bytes_(size_bytes) {
+  ReservedMemory(const std::string& path, uint64_t size_bytes) : size_bytes_(size_bytes) {
     if (size_bytes == 0) return;
-    reserved_bytes_ = size_bytes >= kLeastPieceBytes ? size_bytes + kLeastPieceBytes : size_bytes;  // room to align
-    void* address =
-        ::mmap(nullptr, reserved_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (address == MAP_FAILED) throw std::bad_alloc();
-    reserved_ = data_ = static_cast<std::byte*>(address);
-    if (reserved_bytes_ == size_bytes) return;
-    data_ += -reinterpret_cast<uintptr_t>(address) % kLeastPieceBytes;
-    ::madvise(data_, size_bytes, MADV_HUGEPAGE);  // advice: without it everything works, slower
+    const bool is_huge = size_bytes >= kLeastPieceBytes;
+    const uint64_t alignment = is_huge ? kLeastPieceBytes : page_size_bytes();
+    mapped_bytes_ = (size_bytes + alignment - 1) / alignment * alignment;
+    const uint64_t spare = is_huge ? alignment : 0;  // to cut off, so that the rest begins at a huge page
+    void* address = ::mmap(nullptr, mapped_bytes_ + spare, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address == MAP_FAILED) {
+      const int code = errno;
+      throw SystemError(code, path,
+                        text("cannot reserve ", size_bytes, " bytes to decompress this file into: ",
+                             std::strerror(code), ". Raise the limit on memory, or on mappings (vm.max_map_count)"));
+    }
+    data_ = static_cast<std::byte*>(address);
+    if (!is_huge) return;
+    const uint64_t before = -reinterpret_cast<uintptr_t>(address) % alignment;  // a number, to align it
+    if (before > 0) ::munmap(data_, before);
+    data_ += before;
+    if (before < spare) ::munmap(data_ + mapped_bytes_, spare - before);
+    ::madvise(data_, mapped_bytes_, MADV_HUGEPAGE);  // advice: without it everything works, slower
   }
   ReservedMemory(const ReservedMemory&) = delete;
   ReservedMemory& operator=(const ReservedMemory&) = delete;
   ~ReservedMemory() {
-    if (reserved_ != nullptr) ::munmap(reserved_, reserved_bytes_);
+    if (data_ != nullptr) ::munmap(data_, mapped_bytes_);
   }
 
   std::byte* data() const { return data_; }
@@ -96,16 +109,22 @@ class ReservedMemory {
   }
 
  private:
-  uint64_t size_bytes_;
-  uint64_t reserved_bytes_ = 0;
-  std::byte* reserved_ = nullptr;
-  std::byte* data_ = nullptr;  // inside of it, at a huge page
+  const uint64_t size_bytes_;
+  uint64_t mapped_bytes_ = 0;
+  std::byte* data_ = nullptr;
 };
+
+/// Opens a shard's file again. Another one in its place is not what its head was read from.
+File open_again(const std::string& path, const FileIdentity& identity) {
+  File file(path);
+  if (!(file.identity() == identity)) throw corrupt_file(path, "is another file than it was when it was opened");
+  return file;
+}
 
 class DecodedBody final : public ShardBody {
  public:
   DecodedBody(const File& file, uint64_t raw_bytes)
-      : path_(file.path()), file_bytes_(file.size_bytes()), memory_(raw_bytes) {
+      : path_(file.path()), identity_(file.identity()), memory_(path_, raw_bytes) {
     read([&](std::span<const std::byte> bytes) { pieces_ = find_frames(path_, bytes, raw_bytes); });
   }
 
@@ -153,10 +172,7 @@ class DecodedBody final : public ShardBody {
   // Maps the file for as long as `action` reads it: a shard that is open costs one mapping, its memory.
   template <typename Action>
   void read(Action action) const {
-    const File file(path_);
-    if (file.size_bytes() != file_bytes_)
-      throw corrupt_file(path_, text("is ", file.size_bytes(), " bytes long but index.json says ", file_bytes_));
-    const MappedFile mapping(file);
+    const MappedFile mapping(open_again(path_, identity_));
     const FaultGuard guard({&mapping});
     const auto check_cut = [&] {
       if (guard.faulted() != nullptr) throw corrupt_file(path_, kWasCut);
@@ -170,8 +186,8 @@ class DecodedBody final : public ShardBody {
     check_cut();
   }
 
-  std::string path_;
-  uint64_t file_bytes_;
+  const std::string path_;
+  const FileIdentity identity_;
   ReservedMemory memory_;
   std::vector<Frames> pieces_;
 };
@@ -206,10 +222,13 @@ class AtomicFile {
     }
   }
 
-  void commit() {
-    // On the disk before it has its name: it is trusted by its size later.
-    if (::fdatasync(fd_) != 0 || ::rename(temporary_path_.c_str(), path_.c_str()) != 0) throw failure();
+  /// Gives the file its name, and opens it for reading.
+  File commit() {
+    if (::fdatasync(fd_) != 0) throw failure();  // on the disk before it has its name: it is trusted by its size later
+    File written(temporary_path_);               // now: under its name it may be removed by another process
+    if (::rename(temporary_path_.c_str(), path_.c_str()) != 0) throw failure();
     ::close(std::exchange(fd_, -1));
+    return written;
   }
 
  private:
@@ -228,19 +247,15 @@ class AtomicFile {
 class ExpandedBody final : public ShardBody {
  public:
   ExpandedBody(const File& file, uint64_t raw_bytes, std::string raw_path)
-      : path_(file.path()), raw_path_(std::move(raw_path)), raw_bytes_(raw_bytes) {}
+      : path_(file.path()), identity_(file.identity()), raw_path_(std::move(raw_path)), raw_bytes_(raw_bytes) {}
 
   const std::byte* data() const override { return raw_ ? raw_->data() : nullptr; }
   const MappedFile* mapping() const override { return raw_ ? raw_->mapping() : nullptr; }
-  uint32_t num_pieces() const override { return 1; }
-  uint32_t piece_at(uint64_t) const override { return 0; }
-  uint64_t piece_bytes(uint32_t) const override { return 0; }
-  void unload(uint32_t) override {}  // the page cache decides
-  void will_need(Range) const override {}
+  uint32_t num_pieces() const override { return 1; }  // of no memory of ours: the page cache decides
 
   void load(uint32_t) override {
     if (raw_) return;
-    const File compressed(path_);
+    const File compressed = open_again(path_, identity_);
     const std::unique_ptr<RawReader> reader = read_zstd(compressed);
     AtomicFile expanded(raw_path_);
     std::vector<std::byte> buffer(std::min<uint64_t>(raw_bytes_, uint64_t{1} << 20));
@@ -250,16 +265,14 @@ class ExpandedBody final : public ShardBody {
       expanded.write(buffer);
     }
     reader->expect_end();
-    expanded.commit();
-    const File raw(raw_path_);
-    if (raw.size_bytes() != raw_bytes_) throw corrupt_file(raw_path_, "has another size than index.json says");
-    raw_ = map_raw(raw);
+    raw_ = map_raw(expanded.commit());
   }
 
  private:
-  std::string path_;
-  std::string raw_path_;
-  uint64_t raw_bytes_;
+  const std::string path_;
+  const FileIdentity identity_;
+  const std::string raw_path_;
+  const uint64_t raw_bytes_;
   std::unique_ptr<ShardBody> raw_;  // once loaded
 };
 
@@ -270,10 +283,11 @@ std::unique_ptr<ShardBody> decode_zstd(const File& file, uint64_t raw_bytes) {
 }
 
 std::unique_ptr<ShardBody> expand_zstd(const File& file, uint64_t raw_bytes, std::string raw_path) {
-  std::error_code error;
-  if (std::filesystem::exists(raw_path, error)) {
+  try {
     const File raw(raw_path);
     if (raw.size_bytes() == raw_bytes) return map_raw(raw);
+  } catch (const SystemError& error) {
+    if (error.code != ENOENT) throw;  // else it is not there yet, or has been removed as corrupt
   }
   return std::make_unique<ExpandedBody>(file, raw_bytes, std::move(raw_path));
 }

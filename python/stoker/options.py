@@ -11,7 +11,7 @@ FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id"
 LAYOUTS = ("pad", "concat", "pack")
 OVERFLOWS = ("truncate", "split", "drop", "error")
 _WINDOW_ROWS = 512  # of the order's contract, see tests/model/layout.py
-_MAX_ROW_TOKENS = (1 << 31) - 1  # places in a row are counted in 32 bits
+_MAX_ROW_TOKENS = (1 << 24) - 1  # so that 2^40 rows of tokens are counted in 64 bits
 
 
 def default_cache_dir() -> str:
@@ -158,7 +158,7 @@ class Options:
     def _check_cu_seqlens(self) -> None:
         if self.cu_seqlens_capacity is not None:
             self._check_index("cu_seqlens_capacity", 1, (1 << 31) - 2)
-        if "cu_seqlens" in self.fields and self.batch_size * self.seq_len > _MAX_ROW_TOKENS:
+        if "cu_seqlens" in self.fields and self.batch_size * self.seq_len >= 1 << 31:
             raise ValueError(
                 f"cu_seqlens counts the {self.batch_size} x {self.seq_len} tokens of a batch in int32: lower "
                 "batch_size."

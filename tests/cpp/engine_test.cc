@@ -42,7 +42,9 @@ class World {
     spec_.global_batch = 6;
     spec_.drop_last = rng.below(2) == 0;
     spec_.shuffle_block = static_cast<uint32_t>(1 + rng.below(12));
-    set_layout(rng.below(2) == 0 ? LayoutKind::kPad : LayoutKind::kConcat);
+    pack_window_ = static_cast<uint32_t>(1 + rng.below(40));
+    static constexpr LayoutKind kKinds[] = {LayoutKind::kPad, LayoutKind::kConcat, LayoutKind::kPack};
+    set_layout(kKinds[rng.below(3)]);
     reopen(uint64_t{1} << 30);
   }
 
@@ -52,7 +54,13 @@ class World {
     layout.seq_len = seq_len;
     layout.overflow.assign(files.size(), Overflow::kTruncate);
     layout.groups.assign(files.size(), 0);
+    layout.pack_window = pack_window_;
     OrderSpec spec = spec_;
+    if (kind == LayoutKind::kPack) {
+      layout.overflow[0] = Overflow::kSplit;
+      spec.finite = false;
+      spec.drop_last = true;
+    }
     spec.unit = kind == LayoutKind::kConcat ? seq_len : 1;
     for (uint32_t s = 0; s < files.size(); ++s) {
       StreamSizes sizes{files[s].name, {}};
@@ -74,6 +82,7 @@ class World {
     format.fields = {Field::kInputIds, Field::kLabels, Field::kSequenceId, Field::kStreamIds};
     format.num_rows = static_cast<uint32_t>(spec_.global_batch) / world_size;
     format.seq_len = seq_len;
+    format.is_packed = layout.kind == LayoutKind::kPack;
     return format;
   }
 
@@ -115,7 +124,8 @@ class World {
         for (const Segment& s : plan.rows.row(r)) {
           for (uint32_t i = s.token_begin; i < s.token_end; ++i) {
             ids.push_back(token_at(files[s.stream].name, s.shard, s.sample, i));
-            labels.push_back(ids.back());
+            const bool is_masked = layout.kind == LayoutKind::kPack && i == s.token_begin && document > 0;
+            labels.push_back(is_masked ? -100 : ids.back());
             documents.push_back(document);
             streams.push_back(s.stream);
           }
@@ -151,6 +161,7 @@ class World {
  private:
   std::vector<std::vector<ShardLengths>> lengths_;
   OrderSpec spec_;
+  uint32_t pack_window_ = 0;
 };
 
 const std::vector<Form> kForms = {{},
@@ -164,7 +175,7 @@ TEST(Engine, BatchesAreTheSameForAnyWorkersPrefetchCacheAndWay) {
     World world(kForms, rng);
     const size_t num_batches = 12;
     const std::vector<Buffer> want = world.expected(num_batches);
-    for (const uint32_t workers : {0U, 1U, 2U, 5U}) {
+    for (const uint32_t workers : {0U, 1U, 2U, 5U, 16U}) {
       for (const uint64_t cache_bytes : {uint64_t{0}, uint64_t{1000}, uint64_t{1} << 30}) {
         world.reopen(cache_bytes);
         ASSERT_EQ(world.take(*world.engine(workers), num_batches, 1 + rng.below(6)), want)
@@ -313,6 +324,60 @@ TEST(Engine, AFileThatIsCutWhileItIsReadNeverGivesWrongTokens) {
   EXPECT_GT(hits, 0);
 }
 
+TEST(Engine, AnEpochIsItsCountsForAnyWorkers) {
+  Rng rng(key("counts"));
+  for (int trial = 0; trial < 10; ++trial) {
+    World world(kForms, rng);
+    world.set_layout(trial % 2 == 0 ? LayoutKind::kPad : LayoutKind::kConcat);
+    const OrderSpec& spec = world.order->spec();
+    const uint64_t units = spec.epoch_units();
+    const uint64_t batches = spec.drop_last ? units : (units + 5) / 6;  // six epochs without a gap, or one
+    const Engine::Pointer engine = world.engine(static_cast<uint32_t>(rng.below(17)));
+    Buffer buffer(world.format().size_bytes());
+    std::vector<uint64_t> got(spec.counts.size());
+    for (uint64_t b = 0; b < batches; ++b) {
+      engine->submit(buffer.data());
+      ASSERT_TRUE(engine->wait(kLong));
+      const BatchInfo info = engine->next();
+      for (size_t s = 0; s < got.size(); ++s) got[s] += info.counts[s].units;
+    }
+    for (size_t s = 0; s < got.size(); ++s) EXPECT_EQ(got[s], spec.counts[s] * (spec.drop_last ? 6 : 1));
+  }
+}
+
+TEST(Engine, ClosesErrorsAndRestartsOnTheSameShardsChangeNoBatch) {
+  Rng rng(key("closes, errors, restarts"));
+  for (int round = 0; round < 6; ++round) {
+    World world(kForms, rng);
+    const size_t num_batches = 20;
+    const std::vector<Buffer> want = world.expected(num_batches);
+    world.reopen(rng.below(3) * 1000);
+    for (int trial = 0; trial < 25; ++trial) {
+      const std::string path = world.path(static_cast<uint32_t>(rng.below(kForms.size())), 0);
+      const bool is_lost = rng.below(3) == 0;
+      if (is_lost) std::filesystem::rename(path, path + ".lost");
+      const size_t first = rng.below(num_batches);
+      std::vector<Buffer> buffers(1 + rng.below(num_batches - first), Buffer(world.format().size_bytes()));
+      const Engine::Pointer engine = world.engine(static_cast<uint32_t>(rng.below(17)), 6 * first);
+      for (Buffer& buffer : buffers) engine->submit(buffer.data());
+      const size_t taken = rng.below(buffers.size() + 1);
+      try {
+        for (size_t b = 0; b < taken; ++b) {
+          ASSERT_TRUE(engine->wait(kLong));
+          engine->next();
+          ASSERT_EQ(buffers[b], want[first + b]);
+        }
+      } catch (const SystemError& error) {
+        ASSERT_TRUE(is_lost);
+        EXPECT_EQ(error.path, path);
+      }
+      engine->close();
+      if (is_lost) std::filesystem::rename(path + ".lost", path);
+    }
+    EXPECT_EQ(world.take(*world.engine(3), num_batches, 4), want);
+  }
+}
+
 TEST(Engine, CanBeClosedAtAnyMomentAndStartedAgainOnTheSameShards) {
   Rng rng(key("closes"));
   World world(kForms, rng);
@@ -354,6 +419,7 @@ class SlowWorld : public World {
     const Bytes zip = compress(raw, raw.size());
     files[0].shards[0].zip_bytes = zip.size();
     write_file(path(0, 0), zip);
+    set_layout(LayoutKind::kConcat);
     OrderSpec spec = order->spec();
     spec.streams = {{"s0", {uint64_t{1} << 28}}};
     spec.unit = seq_len;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
+#include "base/error.h"
 #include "layout/layout.h"
 #include "order/key.h"
 #include "order/order.h"
@@ -37,6 +38,7 @@ class GivenLengths final : public SampleLengths {
     }
   }
   std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override { return ends_[stream][shard]; }
+  std::string path(uint32_t stream, uint32_t shard) override { return text(stream, "/", shard); }
 
  private:
   Lengths ends_;

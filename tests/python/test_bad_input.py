@@ -80,6 +80,10 @@ BAD_INDEXES: list[tuple[Any, str]] = [
     (setter(*ENTRY, "raw_data", "basename", value="../x"), "has the file name '../x': it must stay inside"),
     (setter(*ENTRY, "raw_data", "basename", value="a/../../x"), "has the file name 'a/../../x'"),
     (setter(*ENTRY, "raw_data", "basename", value="/etc/passwd"), "has the file name '/etc/passwd'"),
+    (
+        setter(*ENTRY, "zip_data", value={"basename": "../x.zstd", "bytes": 9, "hashes": {}}),
+        "has the file name '../x.zstd': it must stay inside",
+    ),
     (setter(*ENTRY, "raw_data", "basename", value=""), "has the file name ''"),
     (setter(*ENTRY, "raw_data", "basename", value="a\0b"), r"has the file name 'a\\x00b'"),
     (setter(*ENTRY, "compression", value="zstd"), "has compression 'zstd' but zip_data None"),
@@ -128,7 +132,7 @@ def test_an_empty_stream_is_refused(tmp_path: Path, layout: str) -> None:
         directory = write_dataset(tmp_path, name, lengths)
         if (name, layout) == ("no tokens", "pad"):
             continue  # samples, if empty ones
-        with pytest.raises(ValueError, match=f"stream '{name}' is empty"):
+        with pytest.raises(ValueError, match=f"stream '{name}' is empty.*{directory}"):
             open_loader(directory, layout=layout)
 
 
@@ -179,7 +183,13 @@ FRAME = {"compression": "zstd"}
 Corrupt = stoker.CorruptShardError
 BAD_SHARDS: list[tuple[str, dict[str, Any], Callable[[Path], Any], type[Exception], str]] = [
     ("missing", {}, Path.unlink, FileNotFoundError, "cannot open this file: No such file"),
-    ("a directory", {}, lambda p: (p.unlink(), p.mkdir()), OSError, "cannot read shards from this file"),
+    (
+        "a directory",
+        {},
+        lambda p: (p.unlink(), p.mkdir()),
+        IsADirectoryError,
+        "this is a directory, but a shard is a regular file",
+    ),
     ("a loop of links", {}, is_a_loop, OSError, "cannot open this file: Too many levels"),
     ("a link that leads out", {}, leads_out, Corrupt, "symbolic link that leads out"),
     ("shorter", {}, cut, Corrupt, "is 884 bytes long but index.json says 885"),
@@ -328,6 +338,9 @@ def test_a_shard_that_changes_while_it_is_used_is_an_error_in_its_place_or_no_ma
     assert error is None or str(directory) in str(error)
     if change == "truncate" and compression is None:
         assert "was cut, or its disk failed, while it was being read" in str(error) or "bytes long" in str(error)
+    if compression == "zstd" and num_workers == 0:  # with workers all may have been decoded ahead
+        rules = {"delete": "No such file", "truncate": "is another file than it was", "replace": "is another file"}
+        assert rules[change] in str(error)
     if error is None:
         assert len(got) == len(want)
 

@@ -136,6 +136,7 @@ def test_a_timeout_says_what_was_waited_for_and_the_batch_comes_later(stream: st
         assert loader.state_dict()["rows"] == 40
 
 
+@pytest.mark.skipif("asan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer needs the addresses itself")
 def test_threads_that_the_system_refuses_are_said(stream: stoker.Stream) -> None:
     result = run_python(
         """
