@@ -82,13 +82,12 @@ py-test: build
 	$(BIN)/python -m pytest -q --benchmark-disable benchmarks
 
 # The package with assertions (no work of the core is done while the GIL is held, among others), under ASan and UBSan.
-SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=all
 RUNTIMES = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libstdc++.so)
 debug: $(VENV)/.tools
 	$(PYTHON) -m venv $(DEBUG)
 	cd $(DEBUG)/lib/*/site-packages && ls -d $(CURDIR)/$(VENV)/lib/*/site-packages > tools.pth
 	$(DEBUG)/bin/python -m pip install -q --no-build-isolation --no-deps . -C cmake.build-type=Debug \
-	  -C cmake.define.CMAKE_CXX_FLAGS="$(SANITIZERS)"
+	  -C cmake.define.STOKER_SANITIZE=address,undefined
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(DEBUG)/bin/python -m pytest -q tests/python --ignore tests/python/test_package.py
 
@@ -115,6 +114,8 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python -m pip install -q .
 	cmake --preset release > /dev/null
 	cmake --build --preset release --target core_bench
+	cmake --preset avx2 > /dev/null
+	cmake --build --preset avx2 --target core_bench
 	$(BENCH)/bin/python benchmarks/data.py
 	$(BENCH)/bin/python benchmarks/throughput.py
 	$(BENCH)/bin/python benchmarks/scale.py

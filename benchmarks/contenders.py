@@ -4,14 +4,18 @@
 
 Each gives batches of `input_ids` and `labels`, (8, 2048) int64 torch tensors, from streams `a` and `b` 75/25, shuffled,
 and is used as its own documentation says. Prints one JSON object: tokens, wall and CPU seconds of the process and its
-children between the warm-up and the end, and the most anonymous memory above what was there before the loader.
+children between the warm-up and the end, the most memory above what was there before the loader (anonymous, and pages
+of mapped files), and of stoker what its threads did. With --cold it begins with the first batch, without a warm-up, and
+says which share of the files was still in the page cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import json
+import mmap
 import os
 import sys
 import time
@@ -26,6 +30,7 @@ import torch
 OUT = Path(__file__).resolve().parent.parent / ".bench"
 SEQ_LEN, BATCH_SIZE = 2048, 8
 Batches = Iterator[tuple[torch.Tensor, torch.Tensor]]
+STATS: list[Callable[[], dict[str, float]]] = []  # of a stoker loader
 
 
 def stoker_loader(options: argparse.Namespace, workers: int) -> Batches:
@@ -42,6 +47,7 @@ def stoker_loader(options: argparse.Namespace, workers: int) -> Batches:
         # zstd: a cache that holds the blocks at hand, but not the data set, so that every pass decodes anew.
         **({"cache_memory": "100mb", "shuffle_block": 4096} if options.compression == "zstd" else {}),
     )
+    STATS.append(lambda: {name: loader.stats()[name] for name in ("batches", "plan_s", "load_s", "fill_s", "wait_s")})
     while True:
         for batch in loader:
             yield batch["input_ids"], batch["labels"]
@@ -131,14 +137,13 @@ class _FlatRows:
 
 
 def grain(options: argparse.Namespace, workers: int) -> Batches:
-    """MapDataset.mix over memory-mapped rows, shuffled, batched; worker processes where asked for."""
+    """MapDataset.mix over memory-mapped rows, shuffled, batched, read by its four threads. (Its worker processes wait for
+    ever behind torch here, so they are left out.)"""
     import grain.python as pg
 
     parts = [pg.MapDataset.source(_FlatRows(OUT / f"{name}.bin")).shuffle(seed=0).repeat() for name in ("a", "b")]
     dataset = pg.MapDataset.mix(parts, weights=[0.75, 0.25]).batch(BATCH_SIZE)
-    iterable = dataset.to_iter_dataset(pg.ReadOptions(num_threads=0 if workers == 0 else 4, prefetch_buffer_size=16))
-    if workers > 0:
-        iterable = iterable.mp_prefetch(pg.MultiprocessingOptions(num_workers=workers))
+    iterable = dataset.to_iter_dataset(pg.ReadOptions(num_threads=workers, prefetch_buffer_size=16))
     for rows in iterable:
         ids = torch.from_numpy(rows)
         yield ids, ids.clone()
@@ -198,7 +203,7 @@ CONTENDERS: dict[str, tuple[Callable[[argparse.Namespace, int], Batches], int]] 
     **{f"stoker-{n}": (stoker_loader, n) for n in (0, 1, 2, 4)},
     **{f"mosaicml-streaming-{n}": (mosaicml_streaming, n) for n in (0, 1, 2)},
     **{f"litdata-{n}": (litdata, n) for n in (0, 1, 2)},
-    **{f"grain-{n}": (grain, n) for n in (0, 1)},
+    **{f"grain-{n}": (grain, n) for n in (0, 4)},
     **{f"hf-datasets-{n}": (hf_datasets, n) for n in (0, 2)},
     "nanogpt-0": (nanogpt, 0),
     "hand-written-0": (hand_written, 0),
@@ -211,17 +216,59 @@ def processes() -> list[psutil.Process]:
 
 
 def cpu_seconds() -> float:
-    times = [p.cpu_times() for p in processes()]
-    return sum(t.user + t.system for t in times)
-
-
-def anonymous_bytes() -> int:
-    total = 0
+    """Of this process, its children, and those of them that have ended."""
+    total = 0.0
     for process in processes():
-        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon"):
-                total += int(line.split()[1]) << 10
+        times = process.cpu_times()
+        total += times.user + times.system + times.children_user + times.children_system
     return total
+
+
+class Memory:
+    """The most memory that this process and its children have taken since this was made, as far as it was looked at."""
+
+    def __init__(self) -> None:
+        self._before = self._now()
+        self.most = dict.fromkeys(self._before, 0)
+
+    @staticmethod
+    def _now() -> dict[str, int]:
+        total = {"RssAnon": 0, "RssFile": 0}
+        for process in processes():
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+                name = line.split(":")[0]
+                if name in total:
+                    total[name] += int(line.split()[1]) << 10
+        return total
+
+    def look(self) -> None:
+        for name, size in self._now().items():
+            self.most[name] = max(self.most[name], size - self._before[name])
+
+
+def data_files() -> list[Path]:
+    return [path for path in OUT.rglob("*") if path.is_file() and path.stat().st_size and "scale" not in path.parts]
+
+
+def put_out_of_cache() -> float:
+    """Puts the data sets out of the page cache. Returns which share is still there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    resident = pages = 0
+    for path in data_files():
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        size = os.fstat(descriptor).st_size
+        address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+        flags = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        if libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), flags) == 0:
+            resident += sum(flag & 1 for flag in flags)
+            pages += len(flags)
+        libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
+        os.close(descriptor)
+    return resident / max(1, pages)
 
 
 def main() -> None:
@@ -236,32 +283,33 @@ def main() -> None:
     options = parser.parse_args()
     if options.pin:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    if options.cold:
-        for path in OUT.rglob("*"):
-            if path.is_file():
-                descriptor = os.open(path, os.O_RDONLY)
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(descriptor)
+    resident = put_out_of_cache() if options.cold else None
     make, workers = CONTENDERS[options.name]
     torch.set_num_threads(1)
-    before = anonymous_bytes()
-    start = time.perf_counter()
+    memory = Memory()
+    tokens = checksum = 0
+    cpu, begin = cpu_seconds(), time.perf_counter()
     batches = make(options, workers)
     next(batches)
-    first_batch_s = time.perf_counter() - start
-    for _ in range(50):
-        next(batches)
-    most, tokens, checksum = anonymous_bytes(), 0, 0
-    cpu, start = cpu_seconds(), time.perf_counter()
-    while tokens < options.tokens and time.perf_counter() - start < options.seconds:
+    first_batch_s = time.perf_counter() - begin
+    if not options.cold:
+        for _ in range(50):
+            next(batches)
+        memory.look()
+        cpu, begin = cpu_seconds(), time.perf_counter()
+    looks = 0
+    while tokens < options.tokens and time.perf_counter() - begin < options.seconds:
         for _ in range(64):
             ids, labels = next(batches)
             tokens += ids.numel()
         checksum ^= int(ids[0, 0]) ^ int(labels[-1, -1])
-    cpu, wall = cpu_seconds() - cpu, time.perf_counter() - start
+        if tokens > looks * options.tokens / 4:  # a few times only: looking takes CPU too
+            memory.look()
+            looks += 1
+    cpu, wall = cpu_seconds() - cpu, time.perf_counter() - begin
     assert ids.dtype == labels.dtype == torch.int64
     assert ids.shape == labels.shape == (BATCH_SIZE, SEQ_LEN)
-    most = max(most, anonymous_bytes())
+    memory.look()
     print(
         json.dumps(
             {
@@ -270,7 +318,10 @@ def main() -> None:
                 "wall_s": wall,
                 "cpu_s": cpu,
                 "first_batch_s": first_batch_s,
-                "anonymous_bytes": most - before,
+                "anonymous_bytes": memory.most["RssAnon"],
+                "mapped_bytes": memory.most["RssFile"],
+                "resident_before": resident,
+                "threads": STATS[-1]() if STATS else None,
             }
         ),
         flush=True,

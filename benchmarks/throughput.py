@@ -22,18 +22,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 CORE = ROOT / "build" / "release" / "core_bench"
+CORE_AVX2 = ROOT / "build" / "avx2" / "core_bench"
 DATA = ROOT / ".bench"
 PACKAGES = ("stoker", "torch", "numpy", "mosaicml-streaming", "litdata", "grain", "datasets")
 
 RAW = [
-    *("stoker-0", "stoker-1", "stoker-2", "hand-written-0", "nanogpt-0", "litdata-0", "litdata-1"),
-    *("grain-0", "hf-datasets-0", "hf-datasets-2", "mosaicml-streaming-0", "mosaicml-streaming-2"),
+    *("stoker-0", "stoker-1", "stoker-2", "hand-written-0", "nanogpt-0", "litdata-0", "litdata-1", "litdata-2"),
+    *("grain-0", "grain-4", "hf-datasets-0", "hf-datasets-2"),
+    *("mosaicml-streaming-0", "mosaicml-streaming-1", "mosaicml-streaming-2"),
 ]
 PINNED = ["stoker-0", "stoker-1", "hand-written-0", "mosaicml-streaming-0"]
-ZSTD = ["stoker-0", "stoker-1", "stoker-2"]
-INT32 = ["stoker-0", "stoker-1"]
+ZSTD = ["stoker-0", "stoker-1", "stoker-2", "mosaicml-streaming-0"]
+INT32 = ["stoker-0", "stoker-1", "mosaicml-streaming-0"]
 COLD = ["stoker-2", "hand-written-0", "nanogpt-0", "litdata-0", "mosaicml-streaming-0"]
-RINGS = ["1", "64"]  # MiB
+RINGS = ["1", "2", "64"]  # MiB: of the core's four buffers, of the loader's eight, and beyond the caches
 
 
 def directories(compression: str) -> list[str]:
@@ -57,6 +59,7 @@ def commands() -> dict[str, list[str]]:
     for compression in ("raw", "zstd"):
         for workers in ("0", "1", "2"):
             out[f"core/{compression}-{workers}"] = [str(CORE), "engine", workers, *directories(compression)]
+    out["core-avx2/raw-0"] = [str(CORE_AVX2), "engine", "0", *directories("raw")]
     out |= {f"latency/{what}": [*latency, what] for what in ("2", "6", "gil")}
     return out
 
@@ -73,15 +76,20 @@ def machine() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    def first_line(*command: str) -> str:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip().split("\n")[0]
+
+    is_dirty = first_line("git", "status", "--porcelain", "--untracked-files=no", "csrc", "python", "benchmarks/*.py")
     return {
         "cpu": model,
         "cpus": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": versions,
-        "commit": commit.stdout.strip(),
+        "compiler": first_line("c++", "--version"),
+        "commit": first_line("git", "rev-parse", "--short", "HEAD") + (" and changes" if is_dirty else ""),
     }  # fmt: skip
 
 
@@ -100,7 +108,7 @@ def main() -> None:
                 result = json.loads(done.stdout.splitlines()[-1])
             except (subprocess.SubprocessError, json.JSONDecodeError, IndexError) as error:
                 print(f"round {number}: {name} gave no result: {error}", flush=True)
-                continue
+                raise
             runs.setdefault(name, []).append(result)
             rate = (
                 f"{result['cpu_s'] / result['tokens'] * 1e8:8.3f} CPU-s / 100 M tokens"

@@ -91,7 +91,7 @@ void Engine::submit(std::byte* buffer) {
   work_ready_.notify_one();
 }
 
-bool Engine::head_is_done() const {
+bool Engine::front_is_done() const {
   return !batches_.empty() &&
          (batches_.front()->state == Batch::State::kComplete || batches_.front()->state == Batch::State::kFailed);
 }
@@ -100,7 +100,7 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   check_process();
   Lock lock(mutex_);
   check_open();
-  if (head_is_done()) return true;
+  if (front_is_done()) return true;
   if (batches_.empty()) throw ArgumentError("wait() needs a submitted buffer.");
   if (timeout <= timeout.zero()) return false;
   const Clock::time_point start = Clock::now();
@@ -112,13 +112,13 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
       if (is_closed_) consumer_stopped_.notify_all();
     } else {
       consumer_waits_ = true;
-      head_done_.wait_until(lock, start + timeout, [this] { return is_closed_ || head_is_done(); });
+      front_done_.wait_until(lock, start + timeout, [this] { return is_closed_ || front_is_done(); });
       consumer_waits_ = false;
     }
-  } while (!head_is_done() && !is_closed_ && Clock::now() - start < timeout);
+  } while (!front_is_done() && !is_closed_ && Clock::now() - start < timeout);
   progress_.wait_s += seconds_since(start);
   check_open();
-  return head_is_done();
+  return front_is_done();
 }
 
 BatchInfo Engine::next() {
@@ -126,7 +126,7 @@ BatchInfo Engine::next() {
   std::unique_ptr<Batch> head;  // its plan, maybe the last holder of a shard, is let go after the mutex
   const std::lock_guard lock(mutex_);
   check_open();
-  if (!head_is_done()) throw ArgumentError("next() was called before wait() returned true.");
+  if (!front_is_done()) throw ArgumentError("next() was called before wait() returned true.");
   if (batches_.front()->error) std::rethrow_exception(batches_.front()->error);
   head = std::move(batches_.front());
   batches_.pop_front();
@@ -183,7 +183,7 @@ void Engine::close() {
   }
   planner_->cancel();
   work_ready_.notify_all();
-  head_done_.notify_all();
+  front_done_.notify_all();
   const std::lock_guard joining(joining_);  // who closes second returns when it is done too
   for (std::thread& thread : threads_)
     if (thread.joinable()) thread.join();
@@ -197,8 +197,6 @@ void Engine::close() {
   fills_.clear();
   loading_.clear();
   ahead_.clear();
-  ahead_order_.clear();
-  ahead_pieces_.clear();
   batches_.clear();
   store_->unclaim();
 }
@@ -234,11 +232,11 @@ bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_plan
 // pleases.
 bool Engine::has_quick_work() const {
   if (!fills_.empty()) return true;
-  return loads_.empty() && can_plan() && has_planned_ && ahead_order_.empty() && num_opening_ == 0;
+  return loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() && num_opening_ == 0;
 }
 
 bool Engine::has_work() const {
-  return !fills_.empty() || !loads_.empty() || can_plan() || !ahead_order_.empty() || !ahead_pieces_.empty();
+  return !fills_.empty() || !loads_.empty() || can_plan() || ahead_.has_shards() || ahead_.has_pieces();
 }
 
 void Engine::choose_work(Lock& lock) {
@@ -295,15 +293,11 @@ void Engine::apply(const std::vector<BlockChange>& changes) {
     for (const ShardRange& range : change.ranges) {
       const ShardId id{change.stream, range.shard};
       if (!change.begins) {
-        if (!store_->release(id)) ahead_.erase(id);
+        if (!store_->release(id)) ahead_.remove(id);
         continue;
       }
       store_->hold(id);
-      if (threads_.empty()) continue;  // nobody to look ahead
-      const auto [place, is_new] = ahead_.try_emplace(id, range.things);
-      if (is_new) ahead_order_.push_back(id);
-      place->second = {std::min(place->second.begin, range.things.begin),
-                       std::max(place->second.end, range.things.end)};
+      if (!threads_.empty()) ahead_.add(id, range.things);  // else there is nobody to look ahead
     }
   }
 }
@@ -408,9 +402,8 @@ void Engine::finish(Lock& lock, Batch& batch) {
 
 // Opens shards that will be read from and starts reading them; then loads their pieces, as long as there is room.
 void Engine::look_ahead(Lock& lock) {
-  if (!ahead_pieces_.empty()) {
-    Piece piece = std::move(ahead_pieces_.front());
-    ahead_pieces_.pop_front();
+  if (ahead_.has_pieces()) {
+    Piece piece = ahead_.take_piece();
     const auto [entry, is_new] = loading_.try_emplace(piece);
     if (piece.shard->is_held() && store_->pieces().pin_ahead(piece)) {
       load(lock, piece);
@@ -424,16 +417,14 @@ void Engine::look_ahead(Lock& lock) {
     lock.lock();
     return;
   }
-  const ShardId id = ahead_order_.front();
-  ahead_order_.pop_front();
-  const auto ahead = ahead_.extract(id);
-  if (ahead.empty()) return;  // not needed any more
+  const auto shard = ahead_.take_shard();
+  if (!shard) return;
   ++num_opening_;
   lock.unlock();
-  const std::vector<Piece> pieces = open_ahead(id, ahead.mapped());
+  std::vector<Piece> pieces = open_ahead(shard->first, shard->second);
   lock.lock();
   --num_opening_;
-  ahead_pieces_.insert(ahead_pieces_.end(), pieces.begin(), pieces.end());
+  ahead_.add_pieces(std::move(pieces));
 }
 
 std::vector<Piece> Engine::open_ahead(ShardId id, Range things) const {
@@ -462,7 +453,7 @@ void Engine::wake_workers(size_t jobs) {
 }
 
 void Engine::wake_consumer() {
-  if (consumer_waits_ && head_is_done()) head_done_.notify_one();
+  if (consumer_waits_ && front_is_done()) front_done_.notify_one();
 }
 
 }  // namespace stoker

@@ -25,6 +25,7 @@
 #include <thread>
 #include <vector>
 
+#include "engine/look_ahead.h"
 #include "engine/planner.h"
 #include "fill/batch_format.h"
 #include "fill/plan.h"
@@ -120,7 +121,7 @@ class Engine {
   ~Engine();
 
   void check_open() const;
-  bool head_is_done() const;
+  bool front_is_done() const;
   void work();
   bool can_plan() const;
   bool has_quick_work() const;
@@ -147,7 +148,7 @@ class Engine {
 
   mutable std::mutex mutex_;
   std::condition_variable work_ready_;
-  std::condition_variable head_done_;
+  std::condition_variable front_done_;
 
   // Guarded by mutex_.
   std::deque<std::unique_ptr<Batch>> batches_;  // submitted and not handed over, in order
@@ -164,9 +165,7 @@ class Engine {
   std::deque<FillJob> fills_;
   std::deque<Piece> loads_;                       // to be loaded, oldest batch first
   std::map<Piece, std::vector<Batch*>> loading_;  // pieces in loads_ or being loaded, and who waits for them
-  std::map<ShardId, Range> ahead_;                // what will be read of shards: to be looked at when there is time
-  std::deque<ShardId> ahead_order_;               // keys that ahead_ has, or had, in the order of need
-  std::deque<Piece> ahead_pieces_;                // to be loaded when nothing else is to be done
+  LookAhead ahead_;
   Progress progress_;
 
   std::vector<std::thread> threads_;  // filled by create() before anybody else has the engine

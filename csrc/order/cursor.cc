@@ -5,17 +5,17 @@
 namespace stoker {
 
 std::optional<Unit> OrderCursor::row(uint64_t global_row) {
-  const std::optional<Place> place = order_.place(global_row);
+  const std::optional<LanePlace> place = order_.place(global_row);
   if (!place) return std::nullopt;
   return lane_unit(*place);
 }
 
-Unit OrderCursor::lane_unit(const Place& place) {
+Unit OrderCursor::lane_unit(const LanePlace& place) {
   const StrideCursor::Draw draw = lane_at(place).stride.draw();
   return {draw.stream, units_.unit(draw.stream, order_.ticket(draw, place.in))};
 }
 
-const OrderCursor::Lane& OrderCursor::lane_at(const Place& place) {
+const OrderCursor::Lane& OrderCursor::lane_at(const LanePlace& place) {
   // A seek is about 45 steps of bisection over all streams, a step about 10 comparisons.
   const uint64_t longest_walk = 64 + 8 * uint64_t{order_.num_streams()};
   const auto found = lanes_.find(place.in.lane);

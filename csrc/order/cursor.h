@@ -28,7 +28,7 @@ class OrderCursor {
   std::optional<Unit> row(uint64_t global_row);
 
   /// The unit at a position of a lane's epoch (endless orders: epoch 0).
-  Unit lane_unit(const Place& place);
+  Unit lane_unit(const LanePlace& place);
 
   /// See UnitMap.
   std::vector<BlockChange> take_changes() { return units_.take_changes(); }
@@ -39,7 +39,7 @@ class OrderCursor {
     uint64_t position;
     StrideCursor stride;
   };
-  const Lane& lane_at(const Place& place);
+  const Lane& lane_at(const LanePlace& place);
 
   const Order& order_;
   UnitMap units_;

@@ -6,7 +6,7 @@
 
 namespace stoker {
 
-/// ceil(a / b), for any a + b - 1 that fits T.
+/// ceil(a / b), for any a.
 template <typename T>
 constexpr T ceil_div(T a, T b) {
   return a / b + (a % b != 0);

@@ -61,17 +61,17 @@ Order::Order(OrderSpec spec) : spec_(std::move(spec)), lanes_(spec_.shuffle ? sp
   if (!frequent_.empty()) mix_.emplace(std::move(weights), std::move(phases));
 }
 
-std::optional<Place> Order::place(uint64_t row) const {
+std::optional<LanePlace> Order::place(uint64_t row) const {
   assert(spec_.finite);
   if (spec_.drop_last) {
     const uint64_t epoch = row / epoch_units_;
     const auto lane = static_cast<uint32_t>(row % lanes_);
-    return Place{{lane, epoch}, row / lanes_ - dealt(0, epoch * epoch_units_, lanes_, lane)};
+    return LanePlace{{lane, epoch}, row / lanes_ - dealt(0, epoch * epoch_units_, lanes_, lane)};
   }
   const uint64_t padded = ceil_div(epoch_units_, spec_.global_batch) * spec_.global_batch;
   const uint64_t in_epoch = row % padded;
   if (in_epoch >= epoch_units_) return std::nullopt;
-  return Place{{static_cast<uint32_t>(in_epoch % lanes_), row / padded}, in_epoch / lanes_};
+  return LanePlace{{static_cast<uint32_t>(in_epoch % lanes_), row / padded}, in_epoch / lanes_};
 }
 
 // The lane where the dealing of a stream begins in an epoch: a chain over epochs and streams, so that the lanes'

@@ -34,7 +34,7 @@ struct LaneEpoch {
 };
 
 /// Where a global row stands among the lanes.
-struct Place {
+struct LanePlace {
   LaneEpoch in;
   uint64_t position;  // of the lane's draws in the epoch
 };
@@ -45,6 +45,7 @@ class Order {
   /// Checks the specification; raises ArgumentError.
   explicit Order(OrderSpec spec);
 
+  /// Without its streams: see stream().
   const OrderSpec& spec() const { return spec_; }
   uint32_t lanes() const { return lanes_; }  // 1 where shuffle is off
   uint32_t num_streams() const { return static_cast<uint32_t>(streams_.size()); }
@@ -52,7 +53,7 @@ class Order {
 
   /// Finite orders: the place of a global row, nothing for an empty row. With drop_last the epochs follow each other
   /// without a gap; otherwise each takes ceil(N/G)*G rows and begins at lane 0.
-  std::optional<Place> place(uint64_t row) const;
+  std::optional<LanePlace> place(uint64_t row) const;
 
   /// Finite orders: how many draws of a stream a lane makes in an epoch.
   uint64_t lane_count(uint32_t stream, LaneEpoch in) const;

@@ -97,7 +97,7 @@ void UnitMap::enter_unshuffled(Block& block, uint32_t stream, uint64_t index) {
 void UnitMap::set_table(Block& block, std::vector<uint32_t> table) {
   table_bytes_ += bytes(table) - bytes(block.table);
   block.table = std::move(table);
-  while (table_bytes_ > limit_) {
+  while (table_bytes_ > limit_bytes_) {
     const auto oldest = std::min_element(blocks_.begin(), blocks_.end(), [](const auto& a, const auto& b) {
       return a.second.last_use < b.second.last_use;
     });

@@ -26,7 +26,7 @@ class UnitMap {
 
   /// `order` must outlive the map.
   explicit UnitMap(const Order& order, size_t table_bytes = kTableBytes)
-      : order_(order), limit_(table_bytes), passes_(order.num_streams()) {}
+      : order_(order), limit_bytes_(table_bytes), passes_(order.num_streams()) {}
 
   /// The unit of a stream's ticket: a bijection on each pass.
   uint64_t unit(uint32_t stream, uint64_t ticket);
@@ -65,7 +65,7 @@ class UnitMap {
   void change(uint32_t stream, bool begins, std::vector<ShardRange> ranges);
 
   const Order& order_;
-  const size_t limit_;
+  const size_t limit_bytes_;
   std::vector<Pass> passes_;                    // of each stream, the one last asked for
   std::unordered_map<uint64_t, Block> blocks_;  // by stream and slot
   size_t table_bytes_ = 0;

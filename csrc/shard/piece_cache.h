@@ -4,8 +4,10 @@
 // Protocol. A piece is absent, loading or present. Who needs a piece pins it. The pin that finds it absent makes it
 // loading and owes one load(), or an abandon() instead of it or after it has failed; pins that find it loading wait for
 // whoever owes that, by means of their own (the engine keeps a list of waiting batches). A piece that is pinned and
-// present stays present until its last unpin. pin() and unpin() only change states; load() makes room first, which
-// takes as long as giving pages back does. One mutex guards all of it; loading and unloading happen outside.
+// present stays present until its last unpin; then it may be unloaded, at once if its shard is retired, else when room
+// is needed. A piece that is being unloaded is absent already: who pins it owes a load(), which waits until its memory
+// has been given back. pin() and unpin() only change states; load() makes room first, which takes as long as giving
+// pages back does. One mutex guards all of it; loading and unloading happen outside.
 #pragma once
 
 #include <condition_variable>
