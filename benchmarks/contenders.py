@@ -17,6 +17,7 @@ import importlib
 import json
 import mmap
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -68,10 +69,13 @@ def mosaicml_streaming(options: argparse.Namespace, workers: int) -> Batches:
         ids = torch.from_numpy(np.stack([s["tokens"] for s in samples]).astype(np.int64))
         return ids, ids.clone()
 
-    streams = [
-        streaming.Stream(local=str(OUT / f"{name}-{options.dtype}-{options.compression}"), proportion=p)
-        for name, p in (("a", 0.75), ("b", 0.25))
-    ]
+    directories = {name: OUT / f"{name}-{options.dtype}-{options.compression}" for name in ("a", "b")}
+    if options.compression == "zstd":  # it decompresses shards beside their index: into a copy of the directory
+        for name, directory in directories.items():
+            directories[name] = OUT / f"streaming-{directory.name}"
+            if not directories[name].exists():
+                shutil.copytree(directory, directories[name], copy_function=os.link)
+    streams = [streaming.Stream(local=str(directories[name]), proportion=p) for name, p in (("a", 0.75), ("b", 0.25))]
     dataset = streaming.StreamingDataset(streams=streams, shuffle=True, batch_size=BATCH_SIZE)
     loader = streaming.StreamingDataLoader(
         dataset, batch_size=BATCH_SIZE, num_workers=workers, collate_fn=collate, drop_last=True
@@ -137,7 +141,7 @@ class _FlatRows:
 
 
 def grain(options: argparse.Namespace, workers: int) -> Batches:
-    """MapDataset.mix over memory-mapped rows, shuffled, batched, read by its four threads. (Its worker processes wait for
+    """MapDataset.mix over memory-mapped rows, shuffled, batched, read by its threads. (Its worker processes wait for
     ever behind torch here, so they are left out.)"""
     import grain.python as pg
 

@@ -207,8 +207,8 @@ flight: four in the core's benchmark (1 MiB), three without workers through Pyth
 {t.core()}
 Without workers the consumer does all the work: one thread. With them it fills too while it waits, but decodes nothing,
 so that raw shards have 2 threads with 1 worker, and zstd shards have 2 that decode with 2 workers. On
-{t.machine["cpus"]} CPUs no more can be had. Two threads are less than twice one where the buffers move from one CPU's cache to
-the other's, and where the consumer has its own work on the same CPU.
+{t.machine["cpus"]} CPUs no more can be had. Two threads are less than twice one where the buffers move from one CPU's
+cache to the other's, and where the consumer has its own work on the same CPU.
 
 Of {whole["whole"]:.1f} us that a batch takes through Python without workers, planning takes {whole["plan_s"]:.1f} and
 filling {whole["fill_s"]:.1f}; the rest, {whole["whole"] - whole["plan_s"] - whole["fill_s"]:.1f}, goes into tensors,
@@ -276,9 +276,9 @@ def scale() -> str:
 Synthetic indexes: all shards of a stream are one real file under one name; 8 tokens a sample, layout `pad`, the default
 shuffle. Each case runs in a process of its own; medians of three (of mosaicml-streaming at 10^8 samples one run; at
 10^9 it would need 60 GB). *Epoch boundary* is the step over an epoch's end without workers, which would have filled
-that batch ahead. Memory is the most that the process takes above the interpreter with torch: its own (anonymous), and apart
-from it the pages of mapped files, which the system takes back when it needs them. A start reads the index files and
-opens the shards of the first batches: no file is looked at before.
+that batch ahead. Memory is the most that the process takes above the interpreter with torch: its own (anonymous), and
+apart from it the pages of mapped files, which the system takes back when it needs them. A start reads the index files
+and opens the shards of the first batches: no file is looked at before.
 
 {table(head, rows)}
 Reading: nothing grows with the number of samples; what there is to do at a start is to read index.json,

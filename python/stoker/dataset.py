@@ -82,12 +82,12 @@ class TokenDataset:
         self._opened = self._open(options.lanes)
 
     def __len__(self) -> int:
-        """Rows an epoch: its units, or for `pack` what its tokens fill without padding."""
+        """Rows an epoch: its units, or for `pack` what its tokens fill without padding, a global batch at least."""
         if self._options.finite:
             return sum(self.counts)
         samples, tokens = self._sample_and_token_totals()
         an_epoch = sum(Fraction(c * t, s) for c, s, t in zip(self.counts, samples, tokens, strict=True))
-        return int(an_epoch) // self._options.seq_len
+        return max(int(an_epoch) // self._options.seq_len, self._options.global_batch)
 
     @property
     def asked(self) -> list[float]:

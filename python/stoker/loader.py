@@ -40,12 +40,19 @@ class DataLoader:
     field               meaning                                                               padding
     ==================  ====================================================================  =======
     `input_ids`         token ids                                                             pad_id
-    `labels`            as input_ids, aligned with them: the model shifts                     -100
+    `labels`            aligned with input_ids (the model shifts), -100 where there is no     -100
+                        loss: the shard's own in finetuning streams, input_ids in text
+                        streams; in `pack` not the first token of a sample, but the row's
     `attention_mask`    1                                                                     0
     `position_ids`      place of the token in its document, as far as that lies in the row    0
     `sequence_id`       number of the document in its row, from 0                             -1
     `stream_ids`        number of the stream, in the order of the streams' names              -1
     ==================  ====================================================================  =======
+
+    The field `cu_seqlens` is (n,) int32, for attention over sequences of varying length: where documents end among all
+    tokens of the batch, row after row, from 0 to batch_size * seq_len. Padding counts as a sequence of its own. n is
+    the same for every batch (see `cu_seqlens_capacity`): the end is repeated. `max_seqlen`, an int, comes with it:
+    tokens of the longest document.
 
     They are torch tensors on the CPU, or numpy arrays where torch is not installed. Their memory is the caller's as
     long as any of them lives. Threads start at the first batch; until then a loader can be pickled. After a fork a
@@ -104,10 +111,12 @@ class DataLoader:
             seq_len: Tokens a row.
             batch_size: Rows a batch, of this rank.
             layout: "concat": rows are cut from each stream's endless line of tokens, none is lost; documents go on from
-                row to row. "pad": one sample a row.
+                row to row. "pack": whole samples of any streams together in rows, with as little padding as can be.
+                "pad": one sample a row.
             fields: What a batch holds, in this order; "input_ids" must be among them.
-            epoch_size: Units an epoch (rows for `concat`, samples for `pad`), such as 100_000 or "100k". Default: what
-                the streams hold, as their weights say.
+            epoch_size: Units an epoch (rows for `concat`, samples for `pad` and `pack`, or tokens: see `weights_in`),
+                such as 100_000 or "100k". Default: what the streams hold, as their weights say. An epoch of `pack` is
+                as many rows as its tokens fill without padding.
             shuffle: False: every stream in file order, the streams still mixed by weight.
             seed: Of all that is drawn. 0 to 2^64 - 1.
             shuffle_block: Units that are shuffled together. Larger mixes documents that lie farther apart, and makes
@@ -124,8 +133,26 @@ class DataLoader:
             dtype: "int64" or "int32", or torch's or numpy's type of that name.
             pad_id: Token id on padding.
             padding_side: "right" or "left".
-            overflow: What `pad` does with a sample longer than seq_len: "truncate" counts what it cuts in `stats()`,
-                "error" raises.
+            overflow: What `pad` and `pack` do with a sample longer than seq_len: "truncate" counts what it cuts in
+                `stats()`; "error" raises. `pack` also has "split" (pieces of seq_len, and what remains) and "drop"
+                (left out and counted). Default: "truncate"; for text streams in `pack` "split". A stream may have its
+                own.
+            weights_in: What `proportion`, `choose` and `epoch_size` count: "samples" (default for `pad` and `pack`) or
+                "tokens", by the streams' mean lengths from their indexes. `concat` counts tokens in any case.
+            packing: "best_fit": best-fit decreasing over windows of samples. "foundry": rows as LLM Foundry's packer
+                makes them, what it leaves over included; it needs as many lanes as ranks.
+            pack_window: Samples of a lane that are packed together, fewer where 512 rows are full before. Larger fills
+                rows better, by hundredths of a percent beyond the default, and makes a start read more lengths.
+            packing_ratio: "foundry" only: a raw batch has int(batch_size * packing_ratio) samples.
+            max_leftover_bins_to_keep: "foundry" only: bins beyond it are dropped. Default: all are kept.
+            mix_in_rows: What samples may share a row of `pack`: those of all "streams", of one "kind" or of one
+                "stream".
+            max_samples_per_row: Of `pack`. Default: any number.
+            pad_to_multiple: Of `pack`: each sample is padded to a multiple of it, as context parallelism needs
+                (2 * CP). It must divide seq_len.
+            cu_seqlens_capacity: Sequences that cu_seqlens has room for, paddings included; more of them in a batch are
+                an error. Default: batch_size * (max_samples_per_row + 1), or where that is not given
+                batch_size * (max(16, seq_len // 16) + 1).
             documents: Where documents begin, for `position_ids` and `sequence_id`: "samples": at each sample; "eos":
                 after each eos_token_id; "bos": at each bos_token_id (for shards that were concatenated before).
             eos_token_id, bos_token_id: See `documents`.
@@ -304,7 +331,8 @@ class DataLoader:
         self._check_open()
         if on_change not in ("error", "adapt"):
             raise ValueError(f"on_change is {on_change!r}: it must be 'error' or 'adapt'.")
-        lanes = self._options.lanes if self._lanes_given else saved_lanes(state) or self._place.lanes
+        keeps_lanes = self._lanes_given or self._options.packing == "foundry"
+        lanes = self._options.lanes if keeps_lanes else saved_lanes(state) or self._place.lanes
         ours = {**self._specification, "lanes": lanes}
         place = check_state(state, ours, len(self.dataset), adapt=on_change == "adapt")
         self._iteration += 1
@@ -333,7 +361,8 @@ class DataLoader:
     def order(self, batch: int) -> list[list[Segment]]:
         """The rows of global batch `batch` = 0, 1, 2, ..., batches counted from row 0: which tokens of which samples
         each holds. An empty list is a row of padding. Row i is of rank i mod world_size. Reads the heads of shards;
-        where a shard has other columns of varying size, the lengths that stand in its body.
+        where a shard has other columns of varying size, the lengths that stand in its body. `pack` reads those of all
+        samples before, too.
 
         Raises:
             ValueError: `batch` is not a whole number from 0 on, or a sample is too long and `overflow` is "error".
@@ -350,7 +379,8 @@ class DataLoader:
     @property
     def batch_info(self) -> dict[str, Any]:
         """Of the last batch received, this rank's rows: `epoch`, `rows` (the global rows [begin, end) of the step),
-        `tokens` and `loss_tokens` of each stream, `padding_tokens`. Empty before the first batch."""
+        `tokens` and `loss_tokens` of each stream (labels that a model which shifts predicts: not those of rows' first
+        tokens), `padding_tokens`. Empty before the first batch."""
         if self._last is None:
             return {}
         epoch, info = self._last
@@ -368,10 +398,13 @@ class DataLoader:
         """What this rank has received so far, and where the time went.
 
         Returns:
-            `batches`, `tokens`, `padding_tokens`; `elapsed_s` from the first request to the last batch,
-            `first_batch_s`, `tokens_per_s`; `wait_s` that the consumer spent waiting and `wait_share` of elapsed_s;
+            `batches`, `tokens`, `padding_tokens`, and `fill`, the share of tokens; `elapsed_s` from the first request
+            to the last batch, `first_batch_s`, `tokens_per_s`; `wait_s` that the consumer spent waiting and
+            `wait_share` of elapsed_s;
             `plan_s`, `load_s` (decompressing) and `fill_s` of the threads together; and of each of `streams` its
-            `asked` and `achieved` share of units, `units`, `tokens`, `truncated_tokens`, `truncated_samples`.
+            `asked` and `achieved` share of what weights count, `units`, `tokens`, `loss_tokens`, and what became of
+            other samples: `truncated_tokens`, `truncated_samples`, `dropped_tokens`, `dropped_samples`,
+            `empty_samples`, and `no_loss_samples`, which are in the rows but have no label there.
         """
         return self._meter.report(
             self.dataset.names,

@@ -150,6 +150,11 @@ class Options:
         ratio = self.packing_ratio
         if not isinstance(ratio, (int, float)) or not 1 <= ratio <= 1 << 20:
             raise ValueError(f"packing='foundry' needs packing_ratio, a number of at least 1; it is {ratio!r}.")
+        if self.lanes != self.world_size:
+            raise ValueError(
+                f"packing='foundry' needs as many lanes as ranks, since its rows are those of a rank; lanes is "
+                f"{self.lanes} and world_size {self.world_size}."
+            )
         if self.mix_in_rows != "streams" or self.pad_to_multiple != 1 or self.max_samples_per_row is not None:
             raise ValueError(
                 "packing='foundry' has no mix_in_rows, pad_to_multiple or max_samples_per_row: use packing='best_fit'."

@@ -141,7 +141,8 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
         )
         hints = None if state.get("hints") is None else _hints_from_json(state["hints"], ours["lanes"])
         place = Place(ours["lanes"], epoch, first_row, row, hints=hints)
-        fits = Epochs(units, theirs["global_batch"], ours["drop_last"]).contains(place)
+        batch = theirs["global_batch"]
+        fits = Epochs(max(units, batch), batch, ours["drop_last"]).contains(place)
     except (ValueError, TypeError, AttributeError):
         fits = False
     if not fits:
