@@ -95,7 +95,7 @@ $(PEERS)/.tools: tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q torch==2.13.0
 	$(PEERS)/bin/python -m pip install -q -r tests/peers/requirements.txt
-	$(PEERS)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0
+	$(PEERS)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 llm-foundry==0.22.0
 	@touch $@
 
 peers: $(PEERS)/.tools
@@ -107,7 +107,7 @@ $(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install -q torch==2.13.0
 	$(BENCH)/bin/python -m pip install -q -r tests/peers/requirements.txt -r benchmarks/requirements.txt
-	$(BENCH)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 litdata==0.2.76
+	$(BENCH)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 llm-foundry==0.22.0 litdata==0.2.76
 	@touch $@
 
 bench: $(BENCH)/.tools cpp-packages
@@ -119,6 +119,7 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python benchmarks/data.py
 	$(BENCH)/bin/python benchmarks/throughput.py
 	$(BENCH)/bin/python benchmarks/scale.py
+	$(BENCH)/bin/python benchmarks/packing.py
 	$(BENCH)/bin/python benchmarks/report.py
 
 micro: build

@@ -5,6 +5,7 @@
 //   core_bench shuffled RING_MIB FLAT_FILE   the same, rows in random order
 //   core_bench decode DIRECTORY...           one thread decodes every frame of the directories' zstd shards
 //   core_bench engine WORKERS DIRECTORY...   the engine alone: order, planning, loading, filling; 0: in one thread
+//   core_bench pack SEQ_LEN DIRECTORY        the layout `pack` alone, on the lengths of a directory's samples in memory
 //
 // Batches are 8 x 2048 int64 ids and labels; four buffers are in flight.
 #include <sys/resource.h>
@@ -27,6 +28,7 @@
 #include "base/fault_guard.h"
 #include "base/file.h"
 #include "engine/engine.h"
+#include "layout/layout.h"
 #include "order/order.h"
 
 namespace {
@@ -50,9 +52,10 @@ double cpu_seconds() {
 /// Prints the rates since it was made.
 class Watch {
  public:
-  void report(uint64_t tokens) const {
-    const double wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-    const nlohmann::json result = {{"tokens", tokens}, {"wall_s", wall_s}, {"cpu_s", cpu_seconds() - cpu_}};
+  void report(uint64_t number, const char* what = "tokens", nlohmann::json result = {}) const {
+    result["wall_s"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    result["cpu_s"] = cpu_seconds() - cpu_;
+    result[what] = number;
     std::puts(result.dump().c_str());
   }
 
@@ -100,9 +103,13 @@ StreamFiles read_index(const std::string& directory) {
   files.name = directory;
   files.directory = directory;
   for (const nlohmann::json& shard : index["shards"]) {
-    const std::string encoding = shard["column_encodings"][0];
-    const TokenType type = encoding == "ndarray:uint16" ? TokenType::kU16 : TokenType::kI32;
-    files.schemas = {{{{Column::Role::kTokens, Column::Encoding::kArray, type, 0}}}};
+    Schema schema;
+    for (size_t i = 0; i < shard["column_names"].size(); ++i) {
+      const auto role = shard["column_names"][i] == "labels" ? Column::Role::kLabels : Column::Role::kTokens;
+      const auto type = shard["column_encodings"][i] == "ndarray:uint16" ? TokenType::kU16 : TokenType::kI32;
+      schema.columns.push_back({role, Column::Encoding::kArray, type, 0});
+    }
+    files.schemas = {schema};
     StreamFiles::Entry entry;
     entry.raw_basename = shard["raw_data"]["basename"].get<std::string>();
     entry.raw_bytes = shard["raw_data"]["bytes"].get<uint64_t>();
@@ -112,7 +119,7 @@ StreamFiles read_index(const std::string& directory) {
     }
     entry.schema = 0;
     entry.num_samples = shard["samples"].get<uint32_t>();
-    entry.tokens = uint64_t{entry.num_samples} * kSeqLen;
+    entry.tokens = index["stoker"]["tokens"][files.shards.size()].get<uint64_t>();
     files.shards.push_back(entry);
   }
   return files;
@@ -187,6 +194,51 @@ void engine(uint32_t num_workers, const std::vector<std::string>& directories) {
   watch.report(kTokensMeasured);
 }
 
+/// The lengths of a stream's samples, read once.
+class LengthsInMemory final : public SampleLengths {
+ public:
+  explicit LengthsInMemory(const StreamFiles& files) {
+    ShardStore store({files}, 0);
+    for (uint32_t i = 0; i < files.shards.size(); ++i) {
+      const auto ends = store.get({0, i})->token_ends();
+      ends_.emplace_back(ends.begin(), ends.end());
+    }
+  }
+  std::span<const uint32_t> token_ends(uint32_t, uint32_t shard) override { return ends_[shard]; }
+  std::string path(uint32_t, uint32_t) override { return ""; }
+
+ private:
+  std::vector<std::vector<uint32_t>> ends_;
+};
+
+void pack(uint32_t seq_len, const std::string& directory) {
+  const StreamFiles files = read_index(directory);
+  LengthsInMemory lengths(files);
+  OrderSpec spec;
+  spec.finite = false;
+  spec.counts = {1};
+  spec.streams = {{"a", {}}};
+  for (const StreamFiles::Entry& entry : files.shards) spec.streams[0].shard_sizes.push_back(entry.num_samples);
+  const Order order(spec);
+  LayoutSpec layout;
+  layout.kind = LayoutKind::kPack;
+  layout.seq_len = seq_len;
+  layout.overflow = {Overflow::kTruncate};
+  layout.groups = {0};
+  const std::unique_ptr<Layout> rows = make_layout(layout, order, lengths);
+  uint64_t samples = 0;
+  uint64_t tokens = 0;
+  uint64_t row = 0;
+  const Watch watch;
+  while (samples < 5'000'000) {
+    Rows batch(1);
+    for (uint32_t i = 0; i < kRows; ++i) rows->append_row(row++, batch);
+    samples += batch.counts()[0].units;
+    tokens += batch.counts()[0].tokens;
+  }
+  watch.report(samples, "samples", {{"fill", double(tokens) / double(row * seq_len)}});
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -197,9 +249,13 @@ int main(int argc, char** argv) {
     decode({arguments.begin() + 1, arguments.end()});
   } else if (arguments.size() > 2 && arguments[0] == "engine") {
     engine(static_cast<uint32_t>(std::stoul(arguments[1])), {arguments.begin() + 2, arguments.end()});
+  } else if (arguments.size() == 3 && arguments[0] == "pack") {
+    pack(static_cast<uint32_t>(std::stoul(arguments[1])), arguments[2]);
   } else {
-    std::fputs("usage: core_bench bound|shuffled RING_MIB FILE | decode DIRECTORY... | engine WORKERS DIRECTORY...\n",
-               stderr);
+    std::fputs(
+        "usage: core_bench bound|shuffled RING_MIB FILE | decode DIRECTORY... | engine WORKERS DIRECTORY... |\n"
+        "       pack SEQ_LEN DIRECTORY\n",
+        stderr);
     return 2;
   }
 }

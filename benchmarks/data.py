@@ -5,7 +5,7 @@
 Text: ../shared/data/pretrain (books, code, documentation, many languages) with the GPT-NeoX tokenizer where that is
 there, else the Python library's source with a tokenizer trained on it. It is about 15 M (3 M) tokens, documents
 ended by EOS; longer data sets repeat it, each time from another place on. Streams `a` and `b` hold 3/4 and 1/4 of
-the tokens, cut in samples of 2048.
+the tokens, cut in samples of 2048. For packing: instructions and conversations of ../shared/data, and a log-normal set.
 """
 
 from __future__ import annotations
@@ -96,8 +96,58 @@ def write_flat(name: str) -> None:
                 file.write(row.tobytes())
 
 
+def finetuning_samples(name: str) -> Iterator[tuple[list[int], list[int]]]:
+    """Tokens and labels of the instructions or the conversations in ../shared/data, or of a log-normal set of random
+    tokens. Loss on what the assistant says, and on the END behind it."""
+    if name == "lognormal":
+        rng = np.random.default_rng(0)
+        for length in np.clip(rng.lognormal(5.6, 1.0, 100_000).astype(int), 2, 8192):
+            ids = rng.integers(0, 50_000, length).tolist()
+            yield ids, [-100] * (length // 3) + ids[length // 3 :]
+        return
+    import zstandard
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(SHARED / "tokenizer" / "gpt-neox-20b-olmo" / "tokenizer.json"))
+    end = tokenizer.token_to_id("<|endoftext|>")
+    files = {"instruct": ["finetune/instruct"], "chat": ["chat/assistant", "chat/task_dialogues"]}[name]
+    for file in files:
+        content = (SHARED / f"{file}.jsonl.zst").read_bytes()
+        for line in zstandard.ZstdDecompressor().decompress(content, max_output_size=1 << 30).splitlines():
+            row = json.loads(line)
+            turns = row.get("messages") or [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["response"]},
+            ]
+            ids: list[int] = []
+            labels: list[int] = []
+            for turn in turns:
+                of_turn = tokenizer.encode(turn["content"], add_special_tokens=False).ids
+                is_trained = turn["role"] == "assistant"
+                of_turn += [end] if is_trained else []
+                ids += of_turn
+                labels += of_turn if is_trained else [-100] * len(of_turn)
+            yield ids, labels
+
+
+def write_finetuning(name: str) -> None:
+    import stoker
+
+    out = OUT / name
+    if (out / "index.json").exists():
+        return
+    shutil.rmtree(out, ignore_errors=True)
+    print(f"writing {out.relative_to(ROOT)}", flush=True)
+    columns = {"input_ids": "ndarray:uint16", "labels": "ndarray:int32"}
+    with stoker.MDSWriter(columns=columns, out=out) as writer:
+        for ids, labels in finetuning_samples(name):
+            writer.write({"input_ids": np.array(ids, np.uint16), "labels": np.array(labels, np.int32)})
+
+
 def main() -> None:
     OUT.mkdir(exist_ok=True)
+    for name in ("instruct", "chat", "lognormal") if SHARED.is_dir() else ("lognormal",):
+        write_finetuning(name)
     for name in ROWS:
         write_flat(name)
         for dtype in ("uint16", "int32"):

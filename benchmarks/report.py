@@ -226,12 +226,59 @@ A Python thread that spins while a worker fills on another CPU (for {t.of("laten
 time) runs at {t.of("latency/gil", "spin_beside_over_apart"):.0%} of its speed beside another process that does the
 same: the core does not hold the GIL (asserted by `make debug`).
 
-## Choices
+{packing()}## Choices
 
 * The wheel is built for the baseline of its architecture (SSE2 on x86_64). Built for AVX2 (`-march=x86-64-v3`) the core
   makes {t.rate("core-avx2/raw-0"):,.0f} M tokens/s instead of {t.rate("core/raw-0"):,.0f} on raw shards: widening is
   bound by stores, not by instructions. So there is no function multiversioning.
 * What else was tried, and what it gave when it was, stands in csrc/README.md.
+"""
+
+
+def packing() -> str:
+    """The section of docs/benchmarks.md on packing."""
+    document = json.loads((RESULTS / "packing.json").read_text())
+    head = ["", "stoker", "whole set, best fit", "TRL, bfd"]
+    ratios = ["3", "9", "seq_len / mean"]
+    rows = []
+    for name, fill in document["fill"].items():
+        others = [f"{fill[f'LLM Foundry, ratio {ratio}']:.1%}" for ratio in ratios]
+        shares = ["" if fill[column] is None else f"{fill[column]:.2%}" for column in head[1:]]
+        rows.append([name.replace("/", ", "), *shares, *others])
+    fills = table([*head, *(f"LLM Foundry, ratio {ratio}" for ratio in ratios)], rows)
+    speed: dict[str, list[dict[str, float]]] = document["speed"]
+
+    def cpu(name: str) -> float:
+        return median(run["cpu_s"] / run["tokens"] * 1e8 for run in speed[name])
+
+    sets = [name.split("/")[1] for name in speed if name.startswith("layout/")]
+    names = {
+        "loader-pack-0": "stoker, packed, no workers",
+        "loader-pack-1": "stoker, packed, 1 worker",
+        "loader-concat-0": "stoker, `concat`, no workers",
+        "loader-concat-1": "stoker, `concat`, 1 worker",
+        "trl": "TRL `pack_dataset`, which makes no batches",
+        "foundry": "LLM Foundry's collators, from lists in memory",
+    }
+    costs = [[label, *(f"{cpu(f'{what}/{name}'):.3g}" for name in sets)] for what, label in names.items()]
+    rates = [f"{median(r['samples'] / r['cpu_s'] for r in speed[f'layout/{name}']) / 1e6:.1f}" for name in sets]
+    packed, foundry, trl = (cpu(f"{what}/{sets[0]}") for what in ("loader-pack-0", "foundry", "trl"))
+    shares = [cpu(f"loader-concat-0/{name}") / cpu(f"loader-pack-0/{name}") for name in sets]
+    return f"""## Packing
+
+How much of a row is tokens, where samples are packed whole (batches of 8 rows; window 4096):
+
+{fills}
+LLM Foundry's packer leaves samples over at the end of an epoch, which are lost; stoker and TRL lose none.
+
+CPU-seconds per 100 M tokens that are no padding, seq_len 2048:
+
+{table(["", *sets], costs)}
+The layout alone, on lengths in memory, packs {" / ".join(rates)} M samples a second on one thread ({" / ".join(sets)}).
+Reading: on {sets[0]}, LLM Foundry's collators take {foundry / packed:,.0f}x the CPU and TRL's packing
+{trl / packed:.1f}x. Packed rows come at {min(shares):.0%} to {max(shares):.0%} of the tokens per CPU-second of `concat`
+from the same shards: a row has as many places in the shards as it has samples.
+
 """
 
 

@@ -92,7 +92,7 @@ def make_loader(**changes: object) -> stoker.DataLoader:
     )
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]
     """Attention within documents, and a perceptron."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -111,7 +111,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norms[1](x))
 
 
-class TinyTransformer(nn.Module):
+class TinyTransformer(nn.Module):  # type: ignore[misc]
     """A decoder whose attention stays inside each document of a row, by `sequence_id`."""
 
     def __init__(self, width: int = 64, layers: int = 2, heads: int = 4) -> None:
