@@ -159,7 +159,8 @@ std::string Engine::waiting_for() const {
     case Batch::State::kSubmitted:
       return "the batch is waiting to be planned";
     case Batch::State::kPlanning:
-      return "the batch is being planned (lengths are read from the heads of its shards)";
+      return text("the batch is being planned (the lengths of ", planner_->num_lengths_read(),
+                  " samples have been read)");
     case Batch::State::kLoading:
       for (const auto& [piece, waiters] : loading_)
         if (std::find(waiters.begin(), waiters.end(), &head) != waiters.end())

@@ -44,6 +44,7 @@ Range Planner::samples_of(const Shard& shard, Range things) const {
 
 std::span<const uint32_t> Planner::token_ends(uint32_t stream, uint32_t shard) {
   if (is_cancelled_.load(std::memory_order_relaxed)) throw ClosedError("the loader is closed.");
+  num_lengths_read_.store(num_lengths_read() + 1, std::memory_order_relaxed);  // one thread writes
   return plan_->shards[index_in_plan(stream, shard)]->token_ends();
 }
 

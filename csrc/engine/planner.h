@@ -22,7 +22,7 @@ struct RankSlice {
   uint32_t world_size = 1;  // divides the global batch
 };
 
-/// Not thread-safe, but for samples_of() and cancel().
+/// Not thread-safe, but for samples_of(), cancel() and num_lengths_read().
 class Planner final : private SampleLengths {
  public:
   /// The first batch begins at global row start.row.
@@ -37,6 +37,9 @@ class Planner final : private SampleLengths {
 
   /// Makes next() raise ClosedError soon, the one at hand too: it may have far to walk.
   void cancel() { is_cancelled_.store(true, std::memory_order_relaxed); }  // nothing else is told by it
+
+  /// Lengths that have been asked for: how far a plan is that has far to walk.
+  uint64_t num_lengths_read() const { return num_lengths_read_.load(std::memory_order_relaxed); }  // for looking at
 
   /// See UnitMap. Their ranges are what samples_of() takes.
   std::vector<BlockChange> take_changes() { return layout_->take_changes(); }
@@ -65,6 +68,7 @@ class Planner final : private SampleLengths {
   std::vector<std::vector<InPlan>> in_plan_;  // by stream and shard
   BatchPlan* plan_ = nullptr;                 // the plan at hand
   std::atomic<bool> is_cancelled_ = false;
+  std::atomic<uint64_t> num_lengths_read_ = 0;  // written by the thread that plans
   std::unique_ptr<Layout> layout_;
 };
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from math import gcd
 from typing import Any, NamedTuple
 
 from stoker import _core
@@ -19,6 +21,8 @@ from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
 from stoker.stream import Stream
 from stoker.units import parse_bytes, parse_count
+
+logger = logging.getLogger("stoker")
 
 
 class Segment(NamedTuple):
@@ -286,6 +290,7 @@ class DataLoader:
             pin_memory=options.pin_memory,
         )
         opened = self.dataset.opened(self._place.lanes)
+        self._warn_of_lanes_without_hints()
         self._engine = engine = _core.Engine(
             store=opened.store,
             order=opened.order,
@@ -300,6 +305,22 @@ class DataLoader:
         )
         self._finalizer = weakref.finalize(self, engine.close)
         return engine, memory
+
+    def _warn_of_lanes_without_hints(self) -> None:
+        """They are walked from their first sample, which takes a while on a large run."""
+        place, options = self._place, self._options
+        if options.finite or place.row == 0:
+            return
+        lanes = place.lanes if options.shuffle else 1
+        apart = gcd(lanes, options.world_size)
+        planned = set(range(options.rank % apart, lanes, apart))
+        known = set() if place.hints is None else {lane for lane, *_ in place.hints.list()}
+        if missing := planned - known:
+            logger.warning(
+                "the state tells nothing of %d of the %d lanes that rank %d plans (lane %d, for one): the lengths of "
+                "all samples that they have delivered are read again. States of all ranks together know all lanes.",
+                *(len(missing), len(planned), options.rank, min(missing)),
+            )
 
     def _stop_engine(self) -> None:
         if (engine := self._engine) is not None:

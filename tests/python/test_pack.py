@@ -600,7 +600,9 @@ def test_a_damaged_hint_is_told(tmp_path: Path) -> None:
             next(iter(loader))
 
 
-def test_a_state_without_hints_walks_the_lanes_again(tmp_path: Path) -> None:
+def test_a_state_without_hints_walks_the_lanes_again_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stream = stoker.Stream(local=write_dataset(tmp_path, "a", [[3, 5, 2, 4] * 30]))
     with load(stream, shuffle=True, lanes=3) as loader:
         batches = iter(loader)
@@ -609,11 +611,13 @@ def test_a_state_without_hints_walks_the_lanes_again(tmp_path: Path) -> None:
         state = loader.state_dict()
         want = [next(batches)["input_ids"].tolist() for _ in range(6)]
     assert set(state["hints"]) == {"0", "1", "2"}
-    for hints in (None, {"1": state["hints"]["1"]}):
+    for hints, told in ((state["hints"], None), (None, "3 of the 3 lanes"), ({"1": state["hints"]["1"]}, "2 of the 3")):
+        caplog.clear()
         with load(stream, shuffle=True, lanes=3) as loader:
             loader.load_state_dict({**state, "hints": hints})
             batches = iter(loader)
             assert [next(batches)["input_ids"].tolist() for _ in range(6)] == want
+        assert (told or "") in caplog.text and bool(told) == bool(caplog.text)
 
 
 def test_a_state_of_foundrys_packing_needs_the_same_number_of_ranks(tmp_path: Path) -> None:
