@@ -91,7 +91,7 @@ debug: $(VENV)/.tools
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(DEBUG)/bin/python -m pytest -q tests/python --ignore tests/python/test_package.py
 
-$(PEERS)/.tools: tests/peers/requirements.txt
+$(PEERS)/.tools: tests/peers/requirements.txt Makefile
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install -q torch==2.13.0
 	$(PEERS)/bin/python -m pip install -q -r tests/peers/requirements.txt
@@ -103,7 +103,7 @@ peers: $(PEERS)/.tools
 	$(PEERS)/bin/python -m pytest -q -W ignore tests/peers
 
 # ---------------------------------------------------------------- benchmarks
-$(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt
+$(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt Makefile
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install -q torch==2.13.0
 	$(BENCH)/bin/python -m pip install -q -r tests/peers/requirements.txt -r benchmarks/requirements.txt

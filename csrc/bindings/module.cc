@@ -235,7 +235,7 @@ std::vector<Hint> list_hints(const LaneHints& hints) {
 /// row ends among them.
 py::tuple plan_rows(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
                     uint64_t first_row) {
-  Planner planner(std::move(store), std::move(order), layout, {}, {first_row, nullptr});
+  Planner planner(std::move(store), std::move(order), layout, {}, first_row);
   const BatchPlan plan = [&] {
     const py::gil_scoped_release release;
     return planner.next();
@@ -286,11 +286,11 @@ BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t n
 class BoundEngine {
  public:
   BoundEngine(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
-              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row,
+              const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint64_t hints_row,
               std::shared_ptr<LaneHints> hints, uint32_t num_workers,
               std::vector<std::pair<py::object, uintptr_t>> buffers) {
-    auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size},
-                                             LayoutStart{first_row, std::move(hints)});
+    auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row,
+                                             LayoutStart{hints_row, std::move(hints)});
     engine_ = Engine::create(std::move(planner), std::move(store), format, num_workers);
     for (auto& [buffer, address] : buffers) submit(std::move(buffer), address);
   }
@@ -465,10 +465,10 @@ PYBIND11_MODULE(_core, m) {
   bind_counts(progress);
   bind<BoundEngine>(m, "Engine")
       .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
-                    uint32_t, uint32_t, uint64_t, std::shared_ptr<LaneHints>, uint32_t,
+                    uint32_t, uint32_t, uint64_t, uint64_t, std::shared_ptr<LaneHints>, uint32_t,
                     std::vector<std::pair<py::object, uintptr_t>>>(),
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
-           "hints"_a, "num_workers"_a, "buffers"_a)
+           "hints_row"_a, "hints"_a, "num_workers"_a, "buffers"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
       .def_property_readonly("next_row", &BoundEngine::next_row)
       .def("check_process", &BoundEngine::check_process)

@@ -182,7 +182,6 @@ void Engine::close() {
     const std::lock_guard lock(mutex_);
     is_closed_ = true;
   }
-  planner_->cancel();
   work_ready_.notify_all();
   front_done_.notify_all();
   const std::lock_guard joining(joining_);  // who closes second returns when it is done too
@@ -264,8 +263,10 @@ void Engine::plan(Lock& lock) {
   std::vector<BlockChange> changes;
   std::exception_ptr error;
   try {
-    batch.plan = std::make_unique<BatchPlan>(planner_->next());
-    pieces = pieces_of(*batch.plan);
+    if (planner_->approach()) {
+      batch.plan = std::make_unique<BatchPlan>(planner_->next());
+      pieces = pieces_of(*batch.plan);
+    }
     changes = planner_->take_changes();
   } catch (...) {
     error = std::current_exception();
@@ -274,13 +275,18 @@ void Engine::plan(Lock& lock) {
   lock.lock();
   progress_.plan_s += plan_s;
   is_planning_ = false;
-  has_planned_ = true;
   if (batch.error) return;  // it has failed meanwhile, with all others
   if (error) {
     fail(batch, error);
     return;
   }
   apply(changes);
+  if (!batch.plan) {  // it is far; others may have more urgent work, or nobody wants it any more
+    batch.state = Batch::State::kSubmitted;
+    --num_planned_;
+    return;
+  }
+  has_planned_ = true;
   batch.state = Batch::State::kLoading;
   batch.pinned.reserve(pieces.size());  // so that what is pinned is known to be
   for (const Piece& piece : pieces) begin_load(piece, batch);

@@ -37,7 +37,7 @@ namespace stoker {
 struct BatchInfo {
   uint64_t end_row;                        // global rows delivered once this batch is
   std::vector<StreamCounts> counts;        // of this rank's rows, by stream
-  uint32_t max_seqlen;                     // tokens of the longest document; 0 without cu_seqlens
+  uint32_t max_seqlen;                     // the longest of cu_seqlens; 0 without these
   std::shared_ptr<const LaneHints> hints;  // of the state behind the batch; null where the layout needs none
 };
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/range.h"
@@ -22,12 +23,12 @@ struct RankSlice {
   uint32_t world_size = 1;  // divides the global batch
 };
 
-/// Not thread-safe, but for samples_of(), cancel() and num_lengths_read().
+/// Not thread-safe, but for samples_of() and num_lengths_read().
 class Planner final : private SampleLengths {
  public:
-  /// The first batch begins at global row start.row.
+  /// The first batch begins at global row `first_row`; `start` has hints of that row or one before.
   Planner(std::shared_ptr<ShardStore> store, std::shared_ptr<const Order> order, const LayoutSpec& layout,
-          RankSlice slice, const LayoutStart& start);
+          RankSlice slice, uint64_t first_row, const LayoutStart& start = {});
 
   /// The plan of the next batch. After an error the planner must not be used again.
   BatchPlan next();
@@ -35,8 +36,9 @@ class Planner final : private SampleLengths {
   /// The global row at which the next batch begins.
   uint64_t next_row() const { return next_row_; }
 
-  /// Makes next() raise ClosedError soon, the one at hand too: it may have far to walk.
-  void cancel() { is_cancelled_.store(true, std::memory_order_relaxed); }  // nothing else is told by it
+  /// Goes a part of the way to the next batch where that is far (see Layout::approach). Returns whether it is there;
+  /// next() would go the rest of it at once.
+  bool approach();
 
   /// Lengths that have been asked for: how far a plan is that has far to walk.
   uint64_t num_lengths_read() const { return num_lengths_read_.load(std::memory_order_relaxed); }  // for looking at
@@ -50,13 +52,25 @@ class Planner final : private SampleLengths {
  private:
   std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override;
   std::string path(uint32_t stream, uint32_t shard) override;
-  uint32_t index_in_plan(uint32_t stream, uint32_t shard);
   static void check_covers(const Shard& shard, const Segment& segment);
+  std::pair<uint64_t, uint64_t> rows_of_batch() const;
 
-  /// Where a shard stands in the plan at hand.
-  struct InPlan {
-    uint64_t batch = 0;  // number of the batch that `index` is of; 0: none
-    uint32_t index = 0;
+  /// Shards by number, each once.
+  class ShardList {
+   public:
+    explicit ShardList(const std::vector<StreamFiles>& streams);
+    uint32_t index_of(ShardId id, ShardStore& store);
+    std::vector<std::shared_ptr<const Shard>> take();
+
+    std::vector<std::shared_ptr<const Shard>> shards;
+
+   private:
+    struct Place {
+      uint64_t list = 0;  // number of the list that `index` is of
+      uint32_t index = 0;
+    };
+    std::vector<std::vector<Place>> places_;  // by stream and shard
+    uint64_t list_ = 1;
   };
 
   std::shared_ptr<ShardStore> store_;
@@ -64,10 +78,8 @@ class Planner final : private SampleLengths {
   const LayoutKind kind_;
   const RankSlice slice_;
   uint64_t next_row_;
-  uint64_t batch_ = 0;                        // batches begun
-  std::vector<std::vector<InPlan>> in_plan_;  // by stream and shard
-  BatchPlan* plan_ = nullptr;                 // the plan at hand
-  std::atomic<bool> is_cancelled_ = false;
+  ShardList in_plan_;                           // that the segments of the plan at hand are of
+  ShardList looked_at_;                         // `pack`: whose lengths were read lately
   std::atomic<uint64_t> num_lengths_read_ = 0;  // written by the thread that plans
   std::unique_ptr<Layout> layout_;
 };

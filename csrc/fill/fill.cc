@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <limits>
 #include <numeric>
 #include <span>
@@ -46,6 +47,7 @@ struct Places {
 Places places_of(const BatchFormat& format, std::span<const Segment> segments) {
   uint32_t size = 0;
   for (const Segment& segment : segments) size += format.room(segment.size());
+  assert(size <= format.seq_len);
   const uint32_t begin = format.pad_left ? format.seq_len - size : 0;
   return {begin, begin + size};
 }
@@ -212,11 +214,13 @@ class CuSeqlens {
     *at_ = 0;
   }
 
-  uint32_t end() const { return static_cast<uint32_t>(*at_); }
+  uint32_t longest() const { return longest_; }
 
   /// Ends a sequence, unless it would be empty.
   void add(uint32_t end) {
-    if (end == this->end()) return;
+    const auto begin = static_cast<uint32_t>(*at_);  // what was written is never negative
+    if (end == begin) return;
+    longest_ = std::max(longest_, end - begin);
     if (at_ == last_)
       throw ArgumentError(
           "a batch has more documents and paddings than cu_seqlens has room for: raise cu_seqlens_capacity, "
@@ -229,25 +233,23 @@ class CuSeqlens {
  private:
   int32_t* at_;
   int32_t* const last_;
+  uint32_t longest_ = 0;
 };
 
 template <typename Integer>
 uint32_t write_cu_seqlens(const BatchFormat& format, const BatchPlan& plan, std::byte* buffer) {
   CuSeqlens ends(format, buffer);
-  uint32_t longest = 0;
   for (uint32_t row = 0; row < format.num_rows; ++row) {
     const std::span<const Segment> segments = plan.rows.row(row);
     const uint32_t first = row * format.seq_len;
     ends.add(first + places_of(format, segments).begin);  // padding on the left
     const Integer* ids = RowFields<Integer>(format, row, buffer)[Field::kInputIds];
-    for_each_document(format, segments, ids, [&](uint32_t begin, uint32_t, uint32_t padded_end) {
-      longest = std::max(longest, padded_end - begin);
-      ends.add(first + padded_end);
-    });
+    for_each_document(format, segments, ids,
+                      [&](uint32_t, uint32_t, uint32_t padded_end) { ends.add(first + padded_end); });
     ends.add(first + format.seq_len);
   }
   ends.fill_up();
-  return longest;
+  return ends.longest();
 }
 
 }  // namespace

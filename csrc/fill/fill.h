@@ -21,8 +21,8 @@ void fill_rows(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint3
 
 /// Once all rows are filled: counts loss in plan.rows, and writes cu_seqlens if it is asked for. These are int32 places
 /// in the batch's rows, one behind the other: 0, the end of each document and of the padding of each row, then
-/// num_rows * seq_len until the capacity is reached. Returns the tokens of the longest document, 0 where it wrote no
-/// cu_seqlens. Raises ArgumentError where these do not fit.
+/// num_rows * seq_len until the capacity is reached. Returns the length of the longest of these sequences, 0 where it
+/// wrote no cu_seqlens. Raises ArgumentError where these do not fit.
 uint32_t finish_batch(const BatchFormat& format, BatchPlan& plan, std::byte* buffer);
 
 }  // namespace stoker

@@ -29,7 +29,12 @@ std::vector<FoundryPacker::Bin> FoundryPacker::pack(std::vector<Example> example
   const auto split = bins_.begin() + static_cast<ptrdiff_t>(std::min<size_t>(num_rows_, bins_.size()));
   std::vector<Bin> rows(std::make_move_iterator(bins_.begin()), std::make_move_iterator(split));
   bins_.erase(bins_.begin(), split);
-  if (max_leftover_bins_ && bins_.size() > *max_leftover_bins_) bins_.resize(*max_leftover_bins_);
+  dropped_.clear();
+  if (max_leftover_bins_ && bins_.size() > *max_leftover_bins_) {
+    const auto kept = bins_.begin() + static_cast<ptrdiff_t>(*max_leftover_bins_);
+    dropped_.assign(std::make_move_iterator(kept), std::make_move_iterator(bins_.end()));
+    bins_.erase(kept, bins_.end());
+  }
   return rows;
 }
 

@@ -34,6 +34,9 @@ class FoundryPacker {
   std::vector<Bin> pack(std::vector<Example> examples);
 
   const std::vector<Bin>& leftovers() const { return bins_; }
+
+  /// The bins that the last call has dropped.
+  const std::vector<Bin>& dropped() const { return dropped_; }
   void set_leftovers(std::vector<Bin> bins) { bins_ = std::move(bins); }
 
  private:
@@ -41,6 +44,7 @@ class FoundryPacker {
   const uint32_t seq_len_;
   const std::optional<uint32_t> max_leftover_bins_;
   std::vector<Bin> bins_;  // left over
+  std::vector<Bin> dropped_;
 };
 
 }  // namespace stoker

@@ -21,7 +21,7 @@ class SampleLengths {
 
   /// Entry i is the tokens of the shard's samples 0 to i together: as many entries as the order's shard has samples
   /// (`pad`, `pack`), or as end in its number of tokens (`concat`). Valid while the row at hand is made. Raises what
-  /// opening the shard raises, and ClosedError where nobody waits for the row any more.
+  /// opening the shard raises.
   virtual std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) = 0;
 
   /// What the shard is called in errors.
@@ -56,7 +56,7 @@ struct LaneHint {
 };
 using LaneHints = std::vector<LaneHint>;
 
-/// The global row from which on rows will be asked for, and the hints that stand there.
+/// A global row and the hints that stand there.
 struct LayoutStart {
   uint64_t row = 0;
   std::shared_ptr<const LaneHints> hints;  // null: none
@@ -69,6 +69,10 @@ class Layout {
 
   /// Appends global row `row` to `out` and ends it. Cheapest where a caller's rows ascend.
   virtual void append_row(uint64_t row, Rows& out) = 0;
+
+  /// Goes a part of the way to a row that will be asked for, where that is far, in a few milliseconds. Returns whether
+  /// it is there.
+  virtual bool approach(uint64_t row) = 0;
 
   /// See UnitMap.
   virtual std::vector<BlockChange> take_changes() = 0;

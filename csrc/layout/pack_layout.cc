@@ -19,6 +19,12 @@ constexpr uint32_t kMostEmptyWindows = 1000;  // windows without a token, one af
 // and small streams in random order.
 uint64_t dropped_at_most(const StreamOrder& stream) { return std::max<uint64_t>(4096, 4 * stream.total()); }
 
+constexpr uint64_t kMostPositions = (uint64_t{1} << kPositionBits) - (uint64_t{1} << 26);  // a window lies behind one
+
+ArgumentError damaged(uint32_t lane, const std::string& what) {
+  return ArgumentError(text("the state is damaged: lane ", lane, " ", what, ". Load another checkpoint."));
+}
+
 uint32_t round_up(uint32_t tokens, uint32_t multiple) { return ceil_div(tokens, multiple) * multiple; }
 
 }  // namespace
@@ -33,7 +39,9 @@ PackLayout::PackLayout(const LayoutSpec& spec, const Order& order, SampleLengths
       dropped_in_a_row_(order.num_streams()) {}
 
 void PackLayout::append_row(uint64_t row, Rows& out) {
-  Lane& lane = lane_before(static_cast<uint32_t>(row % order_.lanes()), row / order_.lanes());
+  const uint64_t lane_row = row / order_.lanes();
+  Lane& lane = lane_at_or_before(static_cast<uint32_t>(row % order_.lanes()), lane_row);
+  while (lane.row < lane_row) step(lane, lane_row);
   if (lane.num_emitted == lane.rows.size()) open_window(lane);
   for (const Unplaced& sample : std::exchange(lane.unplaced, {})) {
     out.count_unit(sample.stream);
@@ -50,11 +58,19 @@ void PackLayout::append_row(uint64_t row, Rows& out) {
   ++lane.row;
 }
 
+bool PackLayout::approach(uint64_t row) {
+  const uint64_t lane_row = row / order_.lanes();
+  Lane& lane = lane_at_or_before(static_cast<uint32_t>(row % order_.lanes()), lane_row);
+  if (lane.row < lane_row) step(lane, lane_row);
+  return lane.row == lane_row;
+}
+
 std::shared_ptr<const LaneHints> PackLayout::hints(uint64_t row) {
   auto out = std::make_shared<LaneHints>();
   out->reserve(lanes_.size());
   for (auto& [number, lane] : lanes_) {
-    walk(lane, dealt(0, row, order_.lanes(), number));
+    const uint64_t lane_row = dealt(0, row, order_.lanes(), number);
+    while (lane.row < lane_row) step(lane, lane_row);
     LaneHint hint{number, lane.window_begin, lane.num_emitted, {}};
     for (const FoundryPacker::Bin& bin : lane.bins_before) hint.leftovers.push_back(bin.examples);
     out->push_back(std::move(hint));
@@ -67,50 +83,59 @@ std::shared_ptr<const LaneHints> PackLayout::hints(uint64_t row) {
 }
 
 // ---------------------------------------------------------------- walking
-PackLayout::Lane& PackLayout::lane_before(uint32_t number, uint64_t lane_row) {
+PackLayout::Lane& PackLayout::lane_at_or_before(uint32_t number, uint64_t lane_row) {
   const auto [found, is_new] = lanes_.try_emplace(number);
   Lane& lane = found->second;
-  if (is_new || lane.row > lane_row) {
-    std::move(lane.ends.begin(), lane.ends.end(), std::back_inserter(changes_));
-    lane = Lane();
-    lane.number = number;
-    if (lane_row >= dealt(0, start_.row, order_.lanes(), number)) start(lane);
-  }
-  walk(lane, lane_row);
+  if (!is_new && lane.row <= lane_row) return lane;
+  std::move(lane.ends.begin(), lane.ends.end(), std::back_inserter(changes_));
+  lane = Lane();
+  lane.number = number;
+  if (!start_.hints || lane_row < dealt(0, start_.row, order_.lanes(), number)) return lane;
+  const auto hint = std::find_if(start_.hints->begin(), start_.hints->end(),
+                                 [&, lane_number = number](const LaneHint& h) { return h.lane == lane_number; });
+  if (hint != start_.hints->end()) start(lane, *hint);
   return lane;
 }
 
-// Puts a lane where its hint stands, if it has one.
-void PackLayout::start(Lane& lane) {
-  if (!start_.hints) return;
-  const auto hint = std::find_if(start_.hints->begin(), start_.hints->end(),
-                                 [&](const LaneHint& h) { return h.lane == lane.number; });
-  if (hint == start_.hints->end()) return;
-  for (const std::vector<uint64_t>& examples : hint->leftovers) {
-    FoundryPacker::Bin bin{0, examples};
-    for (const uint64_t position : examples) bin.size += sample_at(lane.number, position).segment.size();
-    lane.leftover_bins.push_back(std::move(bin));
-  }
-  lane.window_end = hint->window_begin;
+// Puts a lane where its hint stands. Hints come from outside: what they say is checked.
+void PackLayout::start(Lane& lane, const LaneHint& hint) {
+  if (hint.window_begin >= kMostPositions) throw damaged(lane.number, "says that its window begins beyond all samples");
+  restore_leftovers(lane, hint);
+  lane.window_end = hint.window_begin;
   open_window(lane);
-  if (lane.window_begin != hint->window_begin || hint->rows_emitted > lane.rows.size())
-    throw ArgumentError(text("the state is damaged: the window of lane ", lane.number, " that begins at its sample ",
-                             hint->window_begin, " has ", lane.rows.size(), " rows, of which ", hint->rows_emitted,
-                             " are said to be delivered. Load another checkpoint."));
-  lane.num_emitted = hint->rows_emitted;
+  if (lane.window_begin != hint.window_begin || hint.rows_emitted > lane.rows.size())
+    throw damaged(lane.number, text("says that ", hint.rows_emitted, " rows of the window that begins at its sample ",
+                                    hint.window_begin, " were delivered, which has ", lane.rows.size()));
+  lane.num_emitted = hint.rows_emitted;
   lane.unplaced.clear();  // told with the first of these rows
   lane.row = dealt(0, start_.row, order_.lanes(), lane.number);
 }
 
-// Passes over rows of the lane, until `lane_row` is the next one.
-void PackLayout::walk(Lane& lane, uint64_t lane_row) {
-  while (lane.row < lane_row) {
-    if (lane.num_emitted == lane.rows.size()) open_window(lane);
-    const uint64_t step = std::min(lane_row - lane.row, lane.rows.size() - lane.num_emitted);
-    lane.num_emitted += step;
-    lane.row += step;
-    lane.unplaced.clear();  // of a row that is another rank's, or that was delivered before
+void PackLayout::restore_leftovers(Lane& lane, const LaneHint& hint) {
+  std::vector<Piece> pieces;
+  std::vector<Unplaced> unplaced;
+  for (const std::vector<uint64_t>& examples : hint.leftovers) {
+    FoundryPacker::Bin bin{0, examples};
+    for (const uint64_t position : examples) {
+      pieces.clear();
+      if (position < hint.window_begin) append_sample(lane.number, position, pieces, unplaced);
+      if (pieces.size() != 1 || !lane.leftovers.emplace(position, pieces.front()).second)
+        throw damaged(lane.number, text("says that its sample ", position, " is left over from packing"));
+      bin.size += pieces.front().segment.size();
+    }
+    if (examples.empty() || bin.size > spec_.seq_len)
+      throw damaged(lane.number, text("says that a row of ", bin.size, " tokens is left over from packing"));
+    lane.bins_after.push_back(std::move(bin));
   }
+}
+
+// Passes over rows of the lane towards `lane_row`, those of one window at most.
+void PackLayout::step(Lane& lane, uint64_t lane_row) {
+  if (lane.num_emitted == lane.rows.size()) open_window(lane);
+  const uint64_t rows = std::min(lane_row - lane.row, lane.rows.size() - lane.num_emitted);
+  lane.num_emitted += rows;
+  lane.row += rows;
+  lane.unplaced.clear();  // of a row that is another rank's, or that was delivered before
 }
 
 // ---------------------------------------------------------------- windows
@@ -186,37 +211,32 @@ void PackLayout::pack_best_fit(Lane& lane) {
     lane.rows.push_back(std::move(rows[i]));
 }
 
-PackLayout::Piece PackLayout::sample_at(uint32_t lane, uint64_t position) {
-  std::vector<Piece> pieces;
-  std::vector<Unplaced> unplaced;
-  append_sample(lane, position, pieces, unplaced);
-  if (pieces.size() != 1)
-    throw ArgumentError(text("the state is damaged: sample ", position, " of lane ", lane,
-                             " is left over from packing, but has nothing to pack. Load another checkpoint."));
-  return pieces.front();
-}
-
 void PackLayout::pack_as_foundry(Lane& lane) {
-  lane.bins_before = std::exchange(lane.leftover_bins, {});
+  lane.bins_before = std::exchange(lane.bins_after, {});
+  std::unordered_map<uint64_t, Piece> samples = std::exchange(lane.leftovers, {});
   std::vector<FoundryPacker::Example> examples;
-  std::unordered_map<uint64_t, Piece> pieces;
+  std::vector<Piece> kept;
   for (; lane.window_end - lane.window_begin < spec_.pack_window; ++lane.window_end) {
-    std::vector<Piece> kept;
+    kept.clear();
     append_sample(lane.number, lane.window_end, kept, lane.unplaced);
     if (kept.empty()) continue;
     examples.push_back({lane.window_end, kept.front().segment.size()});
-    pieces.emplace(lane.window_end, kept.front());
+    samples.emplace(lane.window_end, kept.front());
   }
   FoundryPacker packer(spec_.window_rows, spec_.seq_len, spec_.max_leftover_bins);
   packer.set_leftovers(lane.bins_before);
   for (const FoundryPacker::Bin& bin : packer.pack(std::move(examples))) {
     std::vector<Piece>& row = lane.rows.emplace_back();
-    for (const uint64_t position : bin.examples) {
-      const auto found = pieces.find(position);
-      row.push_back(found != pieces.end() ? found->second : sample_at(lane.number, position));
-    }
+    for (const uint64_t position : bin.examples) row.push_back(samples.at(position));
   }
-  lane.leftover_bins = packer.leftovers();
+  for (const FoundryPacker::Bin& bin : packer.dropped())
+    for (const uint64_t position : bin.examples) {
+      const Piece& piece = samples.at(position);
+      lane.unplaced.push_back({piece.segment.stream, uint64_t{piece.segment.size()} + piece.truncated});
+    }
+  lane.bins_after = packer.leftovers();
+  for (const FoundryPacker::Bin& bin : lane.bins_after)
+    for (const uint64_t position : bin.examples) lane.leftovers.emplace(position, samples.at(position));
 }
 
 }  // namespace stoker

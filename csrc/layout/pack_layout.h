@@ -16,12 +16,13 @@
 
 namespace stoker {
 
-/// A lane is walked from its first sample to the row that is asked of it, or from its hint where the rows asked for
-/// begin at the start; then from row to row. A row that lies before the one asked for last walks it anew.
+/// A lane is walked from its first sample to the row that is asked of it, or from its hint; then from row to row. A row
+/// that lies before the one asked for last walks it anew.
 class PackLayout final : public Layout {
  public:
   PackLayout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths, const LayoutStart& start);
   void append_row(uint64_t row, Rows& out) override;
+  bool approach(uint64_t row) override;
   std::vector<BlockChange> take_changes() override { return std::exchange(changes_, {}); }
   std::shared_ptr<const LaneHints> hints(uint64_t row) override;
 
@@ -45,18 +46,20 @@ class PackLayout final : public Layout {
     uint64_t num_emitted = 0;  // of rows
     std::vector<Unplaced> unplaced;
     std::vector<BlockChange> ends;  // blocks that were left while the window was drawn: its rows read them
-    std::vector<FoundryPacker::Bin> bins_before;    // kFoundry: left over before the window
-    std::vector<FoundryPacker::Bin> leftover_bins;  // kFoundry: left over after it
+    // kFoundry: what was left over before the window and after it, and its samples.
+    std::vector<FoundryPacker::Bin> bins_before;
+    std::vector<FoundryPacker::Bin> bins_after;
+    std::unordered_map<uint64_t, Piece> leftovers;  // by position, of bins_after
   };
 
-  Lane& lane_before(uint32_t number, uint64_t lane_row);
-  void start(Lane& lane);
-  void walk(Lane& lane, uint64_t lane_row);
+  Lane& lane_at_or_before(uint32_t number, uint64_t lane_row);
+  void start(Lane& lane, const LaneHint& hint);
+  void step(Lane& lane, uint64_t lane_row);
   void open_window(Lane& lane);
   void pack_best_fit(Lane& lane);
   void pack_as_foundry(Lane& lane);
   void append_sample(uint32_t lane, uint64_t position, std::vector<Piece>& pieces, std::vector<Unplaced>& unplaced);
-  Piece sample_at(uint32_t lane, uint64_t position);
+  void restore_leftovers(Lane& lane, const LaneHint& hint);
 
   const LayoutSpec spec_;
   const Order& order_;

@@ -23,7 +23,7 @@ struct StreamCounts {
   uint64_t tokens = 0;            // in the rows
   uint64_t truncated_tokens = 0;  // cut from samples longer than seq_len
   uint64_t truncated_samples = 0;
-  uint64_t dropped_tokens = 0;  // of samples left out for being longer than seq_len
+  uint64_t dropped_tokens = 0;  // of samples left out: longer than seq_len, or left over from packing
   uint64_t dropped_samples = 0;
   uint64_t empty_samples = 0;
   uint64_t loss_tokens = 0;      // in the rows: labels that a model predicts, which the first of a row is not

@@ -217,6 +217,7 @@ class Engine:
         rank: int,
         world_size: int,
         first_row: int,
+        hints_row: int,
         hints: LaneHints | None,
         num_workers: int,
         buffers: Sequence[tuple[object, int]],

@@ -73,7 +73,7 @@ class TokenDataset:
                     f"two streams are named {one.name!r} ({one.directory} and {other.directory}): give one of them "
                     "another `name`; it keys the stream's shuffle."
                 )
-        self.indexes = [read_index(s.directory, s.bytes_dtype) for s in self.streams]
+        self.indexes = [read_index(s.directory, s.bytes_dtype, s.labels_dtype) for s in self.streams]
         self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]
         self.sizes = [_sizes(name, index, options) for name, index in zip(self.names, self.indexes, strict=True)]
@@ -93,7 +93,7 @@ class TokenDataset:
     def asked(self) -> list[float]:
         """The share that each stream is asked to have of what weights count: units or tokens."""
         counts = self.counts
-        if self._options.weights_in == "tokens":
+        if self._options.weights_in == "tokens" and self._options.layout != "concat":
             samples, tokens = self._sample_and_token_totals()
             counts = [rate * t // s for rate, s, t in zip(self.rates, samples, tokens, strict=True)]
         elif not self._options.finite:

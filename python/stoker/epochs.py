@@ -19,7 +19,8 @@ class Place(NamedTuple):
         row: The global row that comes next.
         goes_on: Whether `iter` goes on from here. It does where nothing of the epoch has been received yet and where a
             state was loaded; an epoch that was left in the middle is over.
-        hints: Where the lanes of `pack` stand before `row`; None: they are walked from their beginning.
+        hints: Where the lanes of `pack` stand before `hints_row`; None: they are walked from their beginning.
+        hints_row: A global row, `row` or before it.
     """
 
     lanes: int
@@ -28,6 +29,7 @@ class Place(NamedTuple):
     row: int = 0
     goes_on: bool = True
     hints: _core.LaneHints | None = None
+    hints_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,5 +89,4 @@ class Epochs:
     def next_epoch(self, place: Place) -> Place:
         """The beginning of the epoch after."""
         row = self.end(place)
-        hints = place.hints if row == place.row else None
-        return Place(place.lanes, place.epoch + 1, first_row=row, row=row, hints=hints)
+        return Place(place.lanes, place.epoch + 1, row, row, hints=place.hints, hints_row=place.hints_row)

@@ -108,12 +108,15 @@ def index_path(directory: str) -> str:
     return os.path.join(directory, "index.json")
 
 
-def read_index(directory: str, bytes_dtype: str, *, with_totals: bool = True) -> StreamIndex:
+def read_index(
+    directory: str, bytes_dtype: str, labels_dtype: str | None = None, *, with_totals: bool = True
+) -> StreamIndex:
     """Reads and checks the index of an MDS directory. Opens no shard.
 
     Args:
         directory: Holds index.json, and maybe stoker.json.
         bytes_dtype: Integer type of token columns whose encoding is `bytes`.
+        labels_dtype: The same of labels. Default: as bytes_dtype.
         with_totals: False: whatever is known about tokens is left alone.
 
     Raises:
@@ -142,7 +145,8 @@ def read_index(directory: str, bytes_dtype: str, *, with_totals: bool = True) ->
         if key not in numbers:
             numbers[key] = len(schemas)
             columns = (entry.column_names, entry.column_encodings, entry.column_sizes)
-            schemas.append(parse_schema(columns, path, bytes_dtype=bytes_dtype))
+            types = {"bytes_dtype": bytes_dtype, "labels_dtype": labels_dtype or bytes_dtype}
+            schemas.append(parse_schema(columns, path, **types))
         schema_indexes.append(numbers[key])
     tokens, loss_tokens = None, None
     if with_totals:
@@ -212,8 +216,10 @@ def _totals(
             with open(where, "rb") as file:
                 totals = _decode(file.read(), Totals, where)
         except FileNotFoundError:
+            if any(schema.kind != "text" for schema in schemas):
+                return None, None  # how many have loss stands in the shards
             tokens = _tokens_from_bytes(index.shards, schemas)
-            return tokens, tokens if all(schema.kind == "text" for schema in schemas) else None
+            return tokens, tokens
         if any(schema.reads_bytes for schema in schemas) and totals.bytes_dtype != bytes_dtype:
             raise ValueError(
                 f"{where} was counted for bytes_dtype {totals.bytes_dtype}, but the stream is read with {bytes_dtype}: "

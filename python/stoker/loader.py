@@ -142,18 +142,19 @@ class DataLoader:
                 (left out and counted). Default: "truncate"; for text streams in `pack` "split". A stream may have its
                 own.
             weights_in: What `proportion`, `choose` and `epoch_size` count: "samples" (default for `pad` and `pack`) or
-                "tokens", by the streams' mean lengths from their indexes. `concat` counts tokens in any case.
+                "tokens", by the streams' mean lengths from their indexes, before anything is cut or dropped. `concat`
+                counts tokens in any case.
             packing: "best_fit": best-fit decreasing over windows of samples. "foundry": rows as LLM Foundry's packer
                 makes them, what it leaves over included; it needs as many lanes as ranks.
-            pack_window: Samples of a lane that are packed together, fewer where 512 rows are full before. Larger fills
-                rows better, by hundredths of a percent beyond the default, and makes a start read more lengths.
+            pack_window: Samples of a lane that are packed together, fewer where they have 512 rows' worth of tokens
+                before. Larger fills rows better, and makes a start read more lengths.
             packing_ratio: "foundry" only: a raw batch has int(batch_size * packing_ratio) samples.
             max_leftover_bins_to_keep: "foundry" only: bins beyond it are dropped. Default: all are kept.
             mix_in_rows: What samples may share a row of `pack`: those of all "streams", of one "kind" or of one
                 "stream".
             max_samples_per_row: Of `pack`. Default: any number.
-            pad_to_multiple: Of `pack`: each sample is padded to a multiple of it, as context parallelism needs
-                (2 * CP). It must divide seq_len.
+            pad_to_multiple: Of `pack`: each sample, or piece of one, is padded to a multiple of it, as context
+                parallelism needs (2 * CP). It must divide seq_len.
             cu_seqlens_capacity: Sequences that cu_seqlens has room for, paddings included; more of them in a batch are
                 an error. Default: batch_size * (max_samples_per_row + 1), or where that is not given
                 batch_size * (max(16, seq_len // 16) + 1).
@@ -299,6 +300,7 @@ class DataLoader:
             rank=options.rank,
             world_size=options.world_size,
             first_row=self._place.row,
+            hints_row=self._place.hints_row,
             hints=self._place.hints,
             num_workers=options.num_workers,
             buffers=[memory.take() for _ in range(in_flight)],
@@ -309,17 +311,18 @@ class DataLoader:
     def _warn_of_lanes_without_hints(self) -> None:
         """They are walked from their first sample, which takes a while on a large run."""
         place, options = self._place, self._options
-        if options.finite or place.row == 0:
+        if options.finite:
             return
         lanes = place.lanes if options.shuffle else 1
         apart = gcd(lanes, options.world_size)
-        planned = set(range(options.rank % apart, lanes, apart))
-        known = set() if place.hints is None else {lane for lane, *_ in place.hints.list()}
-        if missing := planned - known:
+        walked = set(range(options.rank % apart, min(lanes, place.row), apart))  # that have delivered rows
+        if place.hints is not None:
+            walked -= {lane for lane, *_ in place.hints.list()}
+        if walked:
             logger.warning(
-                "the state tells nothing of %d of the %d lanes that rank %d plans (lane %d, for one): the lengths of "
-                "all samples that they have delivered are read again. States of all ranks together know all lanes.",
-                *(len(missing), len(planned), options.rank, min(missing)),
+                "there are no hints of %d of the %d lanes that rank %d plans (lane %d, for one): the lengths of all "
+                "samples that they have delivered are read again. The `hints` of all ranks' states together have them.",
+                *(len(walked), len(range(options.rank % apart, lanes, apart)), options.rank, min(walked)),
             )
 
     def _stop_engine(self) -> None:
@@ -333,7 +336,8 @@ class DataLoader:
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch received, JSON-able, a few hundred bytes a stream. Batches filled ahead are
-        not part of it. The same on every rank."""
+        not part of it. The same on every rank, but for the `hints` of `pack`: two numbers for each lane that the rank
+        plans, and the samples left over where packing is "foundry". The union of all ranks' `hints` serves any rank."""
         return make_state(self._specification, self._place)
 
     def load_state_dict(self, state: Mapping[str, Any], *, on_change: str = "error") -> None:
@@ -371,8 +375,9 @@ class DataLoader:
         epoch = check_index("epoch", epoch, 0, (1 << 40) // len(self.dataset))
         if not self._place.goes_on or epoch != self._place.epoch:
             self._iteration += 1
-            row = self._epochs.begin(epoch)
-            self._place = Place(self._place.lanes, epoch, first_row=row, row=row)
+            row, known = self._epochs.begin(epoch), self._place
+            hints = (known.hints, known.hints_row) if known.hints_row <= row else (None, 0)
+            self._place = Place(known.lanes, epoch, row, row, True, *hints)
 
     @functools.cached_property
     def _specification(self) -> dict[str, Any]:
@@ -425,7 +430,8 @@ class DataLoader:
             `plan_s`, `load_s` (decompressing) and `fill_s` of the threads together; and of each of `streams` its
             `asked` and `achieved` share of what weights count, `units`, `tokens`, `loss_tokens`, and what became of
             other samples: `truncated_tokens`, `truncated_samples`, `dropped_tokens`, `dropped_samples`,
-            `empty_samples`, and `no_loss_samples`, which are in the rows but have no label there.
+            `empty_samples`, and `no_loss_samples`: samples of finetuning streams, or pieces of them, that are in the
+            rows but have no label there.
         """
         return self._meter.report(
             self.dataset.names,
@@ -537,5 +543,6 @@ class _EpochIterator(Iterator[dict[str, Any]]):
         batch, info = loader._take()
         # Last, and at once: an exception at any moment leaves the loader before this batch or behind it.
         loader._last = place.epoch, info
-        loader._place = Place(place.lanes, place.epoch, place.first_row, info.end_row, False, info.hints)
+        row = info.end_row
+        loader._place = Place(place.lanes, place.epoch, place.first_row, row, False, info.hints, row)
         return batch

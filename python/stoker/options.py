@@ -112,6 +112,10 @@ class Options:
                 f"fields is {list(self.fields)}: it must have 'input_ids' and may have {', '.join(FIELDS[1:])}, each "
                 "once."
             )
+        if self.layout == "concat" and self.overflow is not None:
+            raise ValueError(
+                f"overflow={self.overflow!r} does not go with layout 'concat', where no sample is too long."
+            )
         if self.layout == "concat" and self.weights_in == "samples":
             raise ValueError("weights_in='samples' does not go with layout 'concat', whose weights are about tokens.")
         self._check_pack()
@@ -130,10 +134,13 @@ class Options:
                 "packing": self.packing != "best_fit",
                 "mix_in_rows": self.mix_in_rows != "streams",
                 "pad_to_multiple": self.pad_to_multiple != 1,
+                "pack_window": self.pack_window != 4096,
                 "max_samples_per_row": self.max_samples_per_row is not None,
+                "packing_ratio": self.packing_ratio is not None,
+                "max_leftover_bins_to_keep": self.max_leftover_bins_to_keep is not None,
             }
             if any(given.values()):
-                name = next(n for n in given if given[n])
+                name = next(n for n, is_given in given.items() if is_given)
                 raise ValueError(f"{name}={getattr(self, name)!r} needs layout 'pack'; it is {self.layout!r}.")
             return
         if not self.drop_last:
@@ -150,14 +157,18 @@ class Options:
         ratio = self.packing_ratio
         if not isinstance(ratio, (int, float)) or not 1 <= ratio <= 1 << 20:
             raise ValueError(f"packing='foundry' needs packing_ratio, a number of at least 1; it is {ratio!r}.")
-        if self.lanes != self.world_size:
+        lanes = self.lanes if self.shuffle else 1
+        if lanes != self.world_size:
             raise ValueError(
-                f"packing='foundry' needs as many lanes as ranks, since its rows are those of a rank; lanes is "
-                f"{self.lanes} and world_size {self.world_size}."
+                "packing='foundry' needs as many lanes as ranks, since its rows are those of a rank; there are "
+                f"{lanes}{'' if self.shuffle else ', as always with shuffle=False,'} and world_size is "
+                f"{self.world_size}."
             )
-        if self.mix_in_rows != "streams" or self.pad_to_multiple != 1 or self.max_samples_per_row is not None:
+        options = (self.mix_in_rows, self.pad_to_multiple, self.max_samples_per_row, self.pack_window)
+        if options != ("streams", 1, None, 4096):
             raise ValueError(
-                "packing='foundry' has no mix_in_rows, pad_to_multiple or max_samples_per_row: use packing='best_fit'."
+                "packing='foundry' has no mix_in_rows, pad_to_multiple, max_samples_per_row or pack_window: use "
+                "packing='best_fit'."
             )
 
     def _check_cu_seqlens(self) -> None:

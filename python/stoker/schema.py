@@ -35,13 +35,16 @@ class Schema:
     reads_bytes: bool
 
 
-def parse_schema(columns: tuple[list[str], list[str], list[int | None]], where: str, *, bytes_dtype: str) -> Schema:
+def parse_schema(
+    columns: tuple[list[str], list[str], list[int | None]], where: str, *, bytes_dtype: str, labels_dtype: str
+) -> Schema:
     """Reads the column lists of a shard's index entry.
 
     Args:
         columns: Names, encodings and sizes: parallel lists, as in index.json.
         where: The path of the index, for errors.
-        bytes_dtype: Integer type of columns whose encoding is `bytes`.
+        bytes_dtype: Integer type of a column of tokens whose encoding is `bytes`.
+        labels_dtype: The same of a column of labels.
 
     Raises:
         ValueError: No column holds tokens, or one has an encoding that can't.
@@ -67,7 +70,8 @@ def parse_schema(columns: tuple[list[str], list[str], list[int | None]], where: 
             for_core.append(_core.Column(role, "opaque", None, fixed_size))
             overhead = None if overhead is None or not fixed_size else overhead + fixed_size
             continue
-        how, dtype = _token_encoding(name, encoding, fixed_size, where=where, bytes_dtype=bytes_dtype)
+        of_bytes = bytes_dtype if role == "tokens" else labels_dtype
+        how, dtype = _token_encoding(name, encoding, fixed_size, where=where, bytes_dtype=of_bytes)
         for_core.append(_core.Column(role, how, dtype, fixed_size))
         if how == "static_array":
             assert dtype is not None

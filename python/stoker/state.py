@@ -74,7 +74,7 @@ def make_state(spec: dict[str, Any], place: Place) -> dict[str, Any]:
         "epoch_begin": place.first_row,
         "rows": place.row,
         "specification": {**spec, "lanes": place.lanes},
-        **({} if place.hints is None else {"hints": _hints_to_json(place.hints)}),
+        **({} if place.hints is None else {"hints": _hints_to_json(place.hints), "hints_row": place.hints_row}),
     }
 
 
@@ -139,8 +139,10 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
         epoch, first_row, row = (
             check_index(n, state.get(n), 0, _MAX_POSITION) for n in ("epoch", "epoch_begin", "rows")
         )
-        hints = None if state.get("hints") is None else _hints_from_json(state["hints"], ours["lanes"])
-        place = Place(ours["lanes"], epoch, first_row, row, hints=hints)
+        place = Place(ours["lanes"], epoch, first_row, row)
+        if state.get("hints") is not None:
+            hints_row = check_index("hints_row", state.get("hints_row", row), 0, row)
+            place = place._replace(hints=_hints_from_json(state["hints"], ours["lanes"]), hints_row=hints_row)
         batch = theirs["global_batch"]
         fits = Epochs(max(units, batch), batch, ours["drop_last"]).contains(place)
     except (ValueError, TypeError, AttributeError):

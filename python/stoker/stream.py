@@ -34,6 +34,7 @@ class Stream:
         eos_token_id: With `documents="eos"`: the last token of a document in this stream. Default: the loader's, for
             text streams.
         bytes_dtype: Integer type of token columns whose encoding is `bytes`, which does not tell it.
+        labels_dtype: The same of a column `labels`. Default: as bytes_dtype.
         follow_links: Shards may be symbolic links that lead out of the directory, as in the cache of the Hugging Face
             hub. Without it such a shard is an error: an index should not make a job read files elsewhere.
 
@@ -52,6 +53,7 @@ class Stream:
     overflow: str | None = None
     eos_token_id: int | None = None
     bytes_dtype: str = "int64"
+    labels_dtype: str | None = None
     follow_links: bool = False
 
     def __post_init__(self) -> None:
@@ -84,16 +86,17 @@ class Stream:
                 )
         if self.eos_token_id is not None:
             check_index(f"eos_token_id of stream {self.name!r}", self.eos_token_id, 0, (1 << 63) - 1)
-        try:
-            dtype = np.dtype(self.bytes_dtype).name
-        except TypeError:
-            dtype = ""
-        if dtype not in INTEGER_TYPES:
-            raise ValueError(
-                f"stream {self.name!r} has bytes_dtype={self.bytes_dtype!r}: it must be one of "
-                f"{', '.join(INTEGER_TYPES)}."
-            )
-        object.__setattr__(self, "bytes_dtype", dtype)
+        for option in ("bytes_dtype", "labels_dtype"):
+            value = getattr(self, option) or self.bytes_dtype
+            try:
+                dtype = np.dtype(value).name
+            except TypeError:
+                dtype = ""
+            if dtype not in INTEGER_TYPES:
+                raise ValueError(
+                    f"stream {self.name!r} has {option}={value!r}: it must be one of {', '.join(INTEGER_TYPES)}."
+                )
+            object.__setattr__(self, option, dtype)
 
     @property
     def directory(self) -> str:

@@ -12,13 +12,16 @@ from stoker.files import write_atomically
 from stoker.index import TOTALS_FILE, Totals, read_index
 
 
-def count_tokens(directory: str | os.PathLike[str], *, bytes_dtype: str = "int64") -> Totals:
+def count_tokens(
+    directory: str | os.PathLike[str], *, bytes_dtype: str = "int64", labels_dtype: str | None = None
+) -> Totals:
     """Counts the tokens of a directory's shards, and writes them to stoker.json beside index.json. Reads the heads of
     shards, and all of them where there are labels.
 
     Args:
         directory: Holds index.json and the shards it lists.
         bytes_dtype: Integer type of token columns whose encoding is `bytes`.
+        labels_dtype: The same of labels. Default: as bytes_dtype.
 
     Returns:
         The totals, one entry a shard. All tokens of text shards are loss tokens; of the others those whose label is not
@@ -30,7 +33,7 @@ def count_tokens(directory: str | os.PathLike[str], *, bytes_dtype: str = "int64
         OSError: A shard can't be read, or stoker.json not be written.
     """
     directory = os.fspath(directory)
-    index = read_index(directory, bytes_dtype, with_totals=False)
+    index = read_index(directory, bytes_dtype, labels_dtype, with_totals=False)
     store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)
     counted = [store.totals(0, shard) if samples else (0, 0, 0) for shard, samples in enumerate(index.samples)]
     totals = Totals(

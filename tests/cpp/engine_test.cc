@@ -87,7 +87,7 @@ class World {
   }
 
   std::unique_ptr<Planner> planner(uint64_t first_row = 0, RankSlice slice = {}) const {
-    return std::make_unique<Planner>(store, order, layout, slice, LayoutStart{first_row, nullptr});
+    return std::make_unique<Planner>(store, order, layout, slice, first_row);
   }
 
   Engine::Pointer engine(uint32_t workers, uint64_t first_row = 0, RankSlice slice = {}) const {

@@ -103,7 +103,7 @@ TEST_F(PackLayoutTest, EverySampleThatIsDrawnIsCountedOnceOverAllRanks) {
     if (rank == 0)
       for (const LaneHint& hint : *hints) drawn += hint.window_begin;
   }
-  EXPECT_GE(units, drawn);             // the windows that are over, and some of those at hand
+  EXPECT_GE(units, drawn);  // the windows that are over, and some of those at hand
   EXPECT_LE(units, drawn + 3 * 25);
 }
 

@@ -27,7 +27,7 @@ class PlannerTest : public testing::Test {
     layout.kind = LayoutKind::kPad;
     layout.seq_len = 7;
     layout.overflow.assign(2, Overflow::kTruncate);
-    return Planner(store_, order_, layout, slice, {first_row, nullptr});
+    return Planner(store_, order_, layout, slice, first_row);
   }
   static std::vector<std::pair<uint32_t, uint32_t>> samples(const BatchPlan& plan) {
     std::vector<std::pair<uint32_t, uint32_t>> out;

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +139,12 @@ def test_labels_may_be_of_another_integer_type_and_in_bytes(tmp_path: Path) -> N
             {"labels": "int64", "encoding": "bytes", "dtype": "int64"},
             {"labels": "int32", "encoding": "ndarray?"},
             {"labels": "int32", "compression": "zstd", "frame_bytes": 50, "other_column": True},
+            {"labels": "int32", "encoding": "bytes", "dtype": "uint16"},
         ]
     ):
-        stream = stoker.Stream(local=write_dataset(tmp_path / str(number), "a", lengths, **form))
+        directory = write_dataset(tmp_path / str(number), "a", lengths, **form)
+        types = {"bytes_dtype": form.get("dtype", "uint16"), "labels_dtype": form["labels"]}
+        stream = stoker.Stream(local=directory, **types)
         got = first_batch(load(stream, layout="pad", seq_len=30, batch_size=3))
         want = want or got
         assert got == want
@@ -236,7 +239,9 @@ def test_rows_are_shared_by_what_may_share_them(mix: str, tmp_path: Path) -> Non
         assert any(row & kinds[0] and row & kinds[1] for row in together)
 
 
-@pytest.mark.parametrize(("weights_in", "layout"), [("tokens", "pack"), ("samples", "pack"), ("tokens", "pad")])
+@pytest.mark.parametrize(
+    ("weights_in", "layout"), [("tokens", "pack"), ("samples", "pack"), ("tokens", "pad"), ("tokens", "concat")]
+)
 def test_weights_count_samples_or_tokens(weights_in: str, layout: str, tmp_path: Path) -> None:
     streams = [
         stoker.Stream(local=write_dataset(tmp_path, "long", [[30, 40, 50] * 20]), proportion=0.3),
@@ -301,9 +306,7 @@ def test_cu_seqlens_ends_every_document_and_padding(layout: str, padding_side: s
             shapes.add(len(ends))
             want = expected_cu_seqlens(batch["sequence_id"].tolist())
             assert ends == want + [36] * (41 - len(want))
-            ids = batch["sequence_id"].flatten()
-            lengths = [b - a for a, b in itertools.pairwise(want) if ids[a] >= 0]
-            assert batch["max_seqlen"] == max(lengths)
+            assert batch["max_seqlen"] == max(b - a for a, b in pairwise(want))  # padding is a sequence too
             assert str(batch["cu_seqlens"].dtype) == "torch.int32"
     assert shapes == {41}
 
@@ -554,7 +557,14 @@ def test_a_sample_that_is_too_long_is_an_error_where_that_is_asked_for(tmp_path:
         ({"packing": "first_fit"}, "packing is 'first_fit'"),
         ({"packing": "foundry"}, "packing='foundry' needs packing_ratio"),
         ({"packing": "foundry", "packing_ratio": 0.5}, "a number of at least 1; it is 0.5"),
-        ({"packing": "foundry", "packing_ratio": 2, "lanes": 3}, "packing='foundry' needs as many lanes as ranks"),
+        (
+            {"packing": "foundry", "packing_ratio": 2, "lanes": 3, "shuffle": True},
+            "needs as many lanes as ranks.*are 3",
+        ),
+        ({"packing": "foundry", "packing_ratio": 2, "world_size": 2}, "are 1, as always with shuffle=False, and"),
+        ({"packing": "foundry", "packing_ratio": 2, "pack_window": 9}, "use packing='best_fit'"),
+        ({"layout": "pad", "packing_ratio": 2}, "packing_ratio=2 needs layout 'pack'"),
+        ({"layout": "concat", "overflow": "split"}, "overflow='split' does not go with layout 'concat'"),
         ({"packing": "foundry", "packing_ratio": 2, "overflow": "split"}, "which packing='foundry' does not have"),
         ({"packing": "foundry", "packing_ratio": 2, "max_samples_per_row": 2}, "use packing='best_fit'"),
         ({"packing_ratio": 2}, "packing_ratio=2 needs packing='foundry'"),
@@ -594,9 +604,28 @@ def test_a_damaged_hint_is_told(tmp_path: Path) -> None:
     with load(stream) as loader:
         next(iter(loader))
         state = loader.state_dict()
-    for hints in ({"0": [0, 10_000]}, {"0": [-1, 1]}, {"0": [0]}, {"7": [0, 1]}, {"0": "x"}, [1]):
+    many = (1 << 40) - 1
+    wrong = [{"0": [0, 10_000]}, {"0": [many, 1]}, {"0": [-1, 1]}, {"0": [0]}, {"7": [0, 1]}, {"0": "x"}, [1]]
+    for hints in wrong:
         with load(stream) as loader, pytest.raises(ValueError, match="the state is damaged"):
             loader.load_state_dict({**state, "hints": hints})
+            next(iter(loader))
+    with load(stream) as loader, pytest.raises(ValueError, match="the state is damaged"):
+        loader.load_state_dict({**state, "hints_row": 2})
+
+
+def test_damaged_leftovers_of_a_hint_are_told(tmp_path: Path) -> None:
+    stream = stoker.Stream(local=write_dataset(tmp_path, "a", [[3, 20] * 25]))
+    arguments: dict[str, Any] = {"packing": "foundry", "packing_ratio": 2, "epoch_size": 1000}
+    with load(stream, **arguments) as loader:
+        for _ in zip(range(4), loader, strict=False):
+            pass
+        state = loader.state_dict()
+    begin, rows = state["hints"]["0"][:2]
+    assert begin == 6
+    for bins in ([[0, 1, 2, 3, 4, 5]], [[begin]], [[0], [0]], [[]], [["x"]], [0], [[-1]]):
+        with load(stream, **arguments) as loader, pytest.raises(ValueError, match="the state is damaged"):
+            loader.load_state_dict({**state, "hints": {"0": [begin, rows, bins]}})
             next(iter(loader))
 
 
@@ -622,7 +651,7 @@ def test_a_state_without_hints_walks_the_lanes_again_and_says_so(
 
 def test_a_state_of_foundrys_packing_needs_the_same_number_of_ranks(tmp_path: Path) -> None:
     stream = stoker.Stream(local=write_dataset(tmp_path, "a", [[3, 5, 2, 4] * 30]))
-    arguments = {"packing": "foundry", "packing_ratio": 2, "epoch_size": 1000}
+    arguments: dict[str, Any] = {"packing": "foundry", "packing_ratio": 2, "epoch_size": 1000, "shuffle": True}
     with load(stream, batch_size=4, **arguments) as loader:
         next(iter(loader))
         state = loader.state_dict()
@@ -631,3 +660,82 @@ def test_a_state_of_foundrys_packing_needs_the_same_number_of_ranks(tmp_path: Pa
         pytest.raises(stoker.StateMismatchError, match="lanes was 1 and is 2"),
     ):
         loader.load_state_dict(state)
+
+
+def test_a_batch_of_padding_has_max_seqlen_too(tmp_path: Path) -> None:
+    stream = stoker.Stream(local=write_dataset(tmp_path, "a", [[3] * 5]))
+    fields = ["input_ids", "cu_seqlens"]
+    with load(stream, layout="pad", drop_last=False, rank=3, world_size=4, batch_size=2, fields=fields) as loader:
+        batch = next(iter(loader))  # rows 3 and 7 of 8, of which 5 are samples
+        assert batch["cu_seqlens"].tolist() == [0, 3, 8, 16, 16] and batch["max_seqlen"] == 8
+    with load(stream, layout="pad", drop_last=False, rank=3, world_size=4, batch_size=1, fields=fields) as loader:
+        assert [b["max_seqlen"] for b in loader] == [5, 8]  # of which the second is rows 5 to 7 only
+
+
+def test_epochs_of_pack_follow_each_other_without_a_gap(tmp_path: Path) -> None:
+    """And a state from the end of one, and an epoch left in the middle, go on where the order says."""
+    stream = stoker.Stream(local=write_dataset(tmp_path, "a", [[3, 5, 2, 6, 4] * 8]), repeat=1)
+    arguments: dict[str, Any] = {"batch_size": 3, "pack_window": 7, "shuffle": True, "lanes": 2}
+    with load(stream, **arguments) as loader:
+        rows = [row for b in range(20) for row in loader.order(b)]
+        units, got, lengths = len(loader.dataset), [], set()
+        for _ in range(3):
+            lengths.add(len(loader))
+            for batch in loader:
+                got += batch["input_ids"].tolist()
+        assert len(got) == 3 * units // 3 * 3 and len(lengths) == 2  # 20 rows an epoch, in batches of 3
+        for row, segments in zip(got, rows, strict=False):
+            want = [t for s in segments for t in tokens_at("a", s.shard, s.sample, [3, 5, 2, 6, 4][s.sample % 5])]
+            assert row == want + [PAD] * (8 - len(want))
+        state = loader.state_dict()
+    with load(stream, **arguments) as loader:
+        loader.load_state_dict(state)
+        after = next(iter(loader))["input_ids"].tolist()
+    with load(stream, **arguments) as loader:
+        for _ in range(3):
+            next(iter(loader))  # each epoch is left at once
+        assert next(iter(loader))["input_ids"].tolist() == after
+
+
+def test_an_epoch_left_early_goes_on_from_its_hints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stream = stoker.Stream(local=write_dataset(tmp_path, "a", [[3, 5, 2, 6, 4] * 8]), repeat=3)
+    with load(stream) as loader:
+        for _ in zip(range(4), loader, strict=False):
+            pass
+        next(iter(loader))
+        state = loader.state_dict()
+        next(iter(loader))
+    assert "there are no hints" not in caplog.text
+    with load(stream) as loader:
+        loader.load_state_dict({**state, "hints": None})
+        again = next(iter(loader))["input_ids"].tolist()
+        assert "there are no hints of 1 of the 1 lanes" in caplog.text
+    with load(stream) as loader:
+        loader.load_state_dict(state)
+        assert next(iter(loader))["input_ids"].tolist() == again
+
+
+@given(packings())
+def test_a_windows_rows_depend_on_its_samples_alone(packing: dict[str, Any]) -> None:
+    """They are best fit of its samples, whatever comes before or after."""
+    lengths, window = packing.pop("lengths"), packing["pack_window"]
+    packing["overflow"] = "split"
+    most = packing.pop("max_samples_per_row")
+    with tempfile.TemporaryDirectory() as root:
+        stream = stoker.Stream(local=write_dataset(Path(root), "a", lengths), choose=10**6)
+        plain = {name: packing[name] for name in ("shuffle", "shuffle_block", "seed")}
+        with load(stream, layout="pad", lanes=1, **plain) as order:
+            samples = [order.order(b)[0][0][1:3] for b in range(4 * window)]
+        want: Counter[Any] = Counter()
+        for begin in range(0, 4 * window, window):
+            pieces = [
+                (0, *sample, b, min(b + 8, n))
+                for sample in samples[begin : begin + window]
+                for n in [lengths[sample[0]][sample[1]]]
+                for b in range(0, n, 8)
+            ]
+            sizes = [piece[4] - piece[3] for piece in pieces]
+            want.update(tuple(pieces[i][1:] for i in row) for row in best_fit(sizes, 8, max_samples_per_row=most))
+        with load(stream, lanes=1, max_samples_per_row=most, **packing) as loader:
+            rows = [loader.order(b)[0] for b in range(want.total())]
+        assert Counter(tuple(s[1:] for s in row) for row in rows) == want
