@@ -193,11 +193,10 @@ LayoutSpec make_layout_spec(std::string_view kind, uint32_t seq_len, const std::
 /// Rows of numbered sizes, as lists of numbers: best-fit decreasing over all of them.
 std::vector<std::vector<uint32_t>> pack_best_fit(const Array<uint32_t>& sizes, uint32_t seq_len,
                                                  uint32_t max_samples_per_row) {
-  std::vector<uint32_t> sorted;
-  const std::vector<uint32_t> row_of =
-      BestFit(seq_len, max_samples_per_row).pack({sizes.data(), static_cast<size_t>(sizes.size())}, sorted);
-  std::vector<std::vector<uint32_t>> rows(row_of.empty() ? 0 : *std::max_element(row_of.begin(), row_of.end()) + 1);
-  for (const uint32_t i : sorted) rows[row_of[i]].push_back(i);
+  const BestFit::Result packed =
+      BestFit(seq_len, max_samples_per_row).pack({sizes.data(), static_cast<size_t>(sizes.size())});
+  std::vector<std::vector<uint32_t>> rows(packed.num_rows);
+  for (const uint32_t i : packed.sorted) rows[packed.row_of[i]].push_back(i);
   return rows;
 }
 

@@ -28,19 +28,26 @@ class NumberSet {
   std::vector<std::vector<uint64_t>> levels_;
 };
 
-/// Not thread-safe. O(log seq_len) a piece besides sorting.
+/// Not thread-safe. O(log seq_len) a piece, and O(seq_len) a call for sorting them.
 class BestFit {
  public:
   /// Rows of `seq_len` tokens and `max_pieces` pieces at most; 0: any number of pieces.
   BestFit(uint32_t seq_len, uint32_t max_pieces);
 
-  /// Packs pieces of `sizes` tokens, each 1 to seq_len. Returns the row of each piece; rows are numbered as they are
-  /// opened. Appends the pieces' numbers to `sorted`, longest first, which is the order in which rows hold them.
-  std::vector<uint32_t> pack(std::span<const uint32_t> sizes, std::vector<uint32_t>& sorted);
+  /// Where pieces go.
+  struct Result {
+    std::vector<uint32_t> row_of;  // of each piece; rows are numbered as they are opened
+    std::vector<uint32_t> sorted;  // the pieces, longest first: so rows hold them
+    uint32_t num_rows = 0;
+  };
+
+  /// Packs pieces of `sizes` tokens, each 1 to seq_len.
+  Result pack(std::span<const uint32_t> sizes);
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
 
+  std::vector<uint32_t> sort(std::span<const uint32_t> sizes);
   void open_to_more(uint32_t row, uint32_t room);
 
   const uint32_t seq_len_;
@@ -48,6 +55,7 @@ class BestFit {
   NumberSet rooms_;               // of rows that take more
   std::vector<uint32_t> newest_;  // by room: the row that came to it last
   std::vector<uint32_t> older_;   // by row: the one that came to its room before
+  std::vector<uint32_t> counts_;  // scratch of sort(), by size
 };
 
 }  // namespace stoker

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -141,9 +142,9 @@ void PackLayout::step(Lane& lane, uint64_t lane_row) {
 // ---------------------------------------------------------------- windows
 void PackLayout::open_window(Lane& lane) {
   lane.num_emitted = 0;
-  lane.rows.clear();
+  lane.rows = {};
   std::vector<BlockChange> ends = std::exchange(lane.ends, {});  // of the window that is over
-  for (uint32_t tries = 0; lane.rows.empty(); ++tries) {
+  for (uint32_t tries = 0; lane.rows.size() == 0; ++tries) {
     if (tries > kMostEmptyWindows)
       throw ArgumentError(text("lane ", lane.number, " finds no token in ", tries,
                                " windows: its samples are empty or dropped. Raise seq_len, or choose another overflow "
@@ -193,22 +194,35 @@ void PackLayout::pack_best_fit(Lane& lane) {
   // Group by group; most specs have one.
   std::map<uint32_t, std::vector<uint32_t>> groups;
   for (uint32_t i = 0; i < pieces.size(); ++i) groups[spec_.groups[pieces[i].segment.stream]].push_back(i);
-  std::vector<std::vector<Piece>> rows;
+  BestFit::Result packed{std::vector<uint32_t>(pieces.size()), {}, 0};
+  std::vector<uint32_t> sizes;
   for (const auto& [group, members] : groups) {
-    std::vector<uint32_t> sizes;
-    sizes.reserve(members.size());
+    sizes.clear();
     for (const uint32_t i : members) sizes.push_back(round_up(pieces[i].segment.size(), spec_.pad_to_multiple));
-    std::vector<uint32_t> sorted;
-    const std::vector<uint32_t> row_of = best_fit_.pack(sizes, sorted);
-    const size_t first_row = rows.size();
-    for (const uint32_t i : sorted) {
-      rows.resize(std::max(rows.size(), first_row + row_of[i] + 1));
-      rows[first_row + row_of[i]].push_back(pieces[members[i]]);
+    const BestFit::Result of_group = best_fit_.pack(sizes);
+    for (const uint32_t i : of_group.sorted) {
+      packed.sorted.push_back(members[i]);
+      packed.row_of[members[i]] = packed.num_rows + of_group.row_of[i];
     }
+    packed.num_rows += of_group.num_rows;
   }
   const uint64_t rows_key = key(order_.spec().seed, "rows", uint64_t{lane.number}, lane.window_begin);
-  for (const uint32_t i : permutation(rows_key, static_cast<uint32_t>(rows.size())))
-    lane.rows.push_back(std::move(rows[i]));
+  lane.rows = WindowRows(pieces, packed, permutation(rows_key, packed.num_rows));
+}
+
+PackLayout::WindowRows::WindowRows(std::span<const Piece> pieces, const BestFit::Result& packed,
+                                   std::vector<uint32_t> order)
+    : pieces_(pieces.size()), begins_(size_t{packed.num_rows} + 1), order_(std::move(order)) {
+  for (const uint32_t row : packed.row_of) ++begins_[row + 1];
+  std::partial_sum(begins_.begin(), begins_.end(), begins_.begin());
+  std::vector<uint32_t> next = begins_;
+  for (const uint32_t i : packed.sorted) pieces_[next[packed.row_of[i]]++] = pieces[i];
+}
+
+void PackLayout::WindowRows::add(std::span<const Piece> row) {
+  order_.push_back(static_cast<uint32_t>(order_.size()));
+  pieces_.insert(pieces_.end(), row.begin(), row.end());
+  begins_.push_back(static_cast<uint32_t>(pieces_.size()));
 }
 
 void PackLayout::pack_as_foundry(Lane& lane) {
@@ -226,8 +240,9 @@ void PackLayout::pack_as_foundry(Lane& lane) {
   FoundryPacker packer(spec_.window_rows, spec_.seq_len, spec_.max_leftover_bins);
   packer.set_leftovers(lane.bins_before);
   for (const FoundryPacker::Bin& bin : packer.pack(std::move(examples))) {
-    std::vector<Piece>& row = lane.rows.emplace_back();
-    for (const uint64_t position : bin.examples) row.push_back(samples.at(position));
+    kept.clear();
+    for (const uint64_t position : bin.examples) kept.push_back(samples.at(position));
+    lane.rows.add(kept);
   }
   for (const FoundryPacker::Bin& bin : packer.dropped())
     for (const uint64_t position : bin.examples) {

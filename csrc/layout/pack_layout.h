@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -32,6 +33,24 @@ class PackLayout final : public Layout {
     Segment segment;
     uint32_t truncated;  // tokens cut off behind it
   };
+  /// Rows one behind the other, in the order in which they are emitted.
+  class WindowRows {
+   public:
+    size_t size() const { return order_.size(); }
+    std::span<const Piece> operator[](size_t i) const {
+      return std::span(pieces_).subspan(begins_[order_[i]], begins_[order_[i] + 1] - begins_[order_[i]]);
+    }
+    void add(std::span<const Piece> row);
+
+    /// All rows at once: `row_of` each piece, rows holding them in the order of `sorted`, emitted in that of `order`.
+    WindowRows(std::span<const Piece> pieces, const BestFit::Result& packed, std::vector<uint32_t> order);
+    WindowRows() = default;
+
+   private:
+    std::vector<Piece> pieces_;
+    std::vector<uint32_t> begins_{0};  // of each row among pieces_, and the end
+    std::vector<uint32_t> order_;      // numbers of rows
+  };
   /// A sample of which no row has anything.
   struct Unplaced {
     uint32_t stream;
@@ -42,7 +61,7 @@ class PackLayout final : public Layout {
     uint64_t row = 0;  // of the lane: the one emitted next
     uint64_t window_begin = 0;
     uint64_t window_end = 0;  // where the next window begins
-    std::vector<std::vector<Piece>> rows;
+    WindowRows rows;
     uint64_t num_emitted = 0;  // of rows
     std::vector<Unplaced> unplaced;
     std::vector<BlockChange> ends;  // blocks that were left while the window was drawn: its rows read them

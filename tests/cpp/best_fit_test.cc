@@ -71,8 +71,9 @@ TEST(BestFit, RowsAreThoseOfTheDefinitionTimeAndAgain) {
     for (int window = 0; window < 4; ++window) {  // nothing of one window is left in the next
       std::vector<uint32_t> sizes(rng.below(200));
       for (uint32_t& size : sizes) size = static_cast<uint32_t>(1 + rng.below(1 + rng.below(seq_len)));
-      std::vector<uint32_t> sorted;
-      ASSERT_EQ(best_fit.pack(sizes, sorted), naive(sizes, seq_len, max_pieces)) << "trial " << trial;
+      const BestFit::Result packed = best_fit.pack(sizes);
+      ASSERT_EQ(packed.row_of, naive(sizes, seq_len, max_pieces)) << "trial " << trial;
+      const std::vector<uint32_t>& sorted = packed.sorted;
       ASSERT_EQ(sorted.size(), sizes.size());
       for (size_t i = 1; i < sorted.size(); ++i) ASSERT_GE(sizes[sorted[i - 1]], sizes[sorted[i]]);
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import importlib.metadata
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,9 +13,7 @@ from typing import Any
 def import_alone(name: str) -> ModuleType:
     """A module of llmfoundry, without running the `__init__` of its packages. Of Composer it may use what it imports by
     name only."""
-    found = importlib.util.find_spec("llmfoundry")
-    assert found is not None and found.origin is not None, "llm-foundry is not installed"
-    root = Path(found.origin).parent
+    root = Path(str(importlib.metadata.distribution("llm-foundry").locate_file("llmfoundry")))
     for package in ("llmfoundry", "llmfoundry.utils", "llmfoundry.data", "llmfoundry.data.finetuning"):
         if package not in sys.modules:
             module = ModuleType(package)
