@@ -177,7 +177,7 @@ void engine(uint32_t num_workers, const std::vector<std::string>& directories) {
   layout.kind = LayoutKind::kConcat;
   layout.seq_len = kSeqLen;
   auto planner = std::make_unique<Planner>(store, order, layout, RankSlice{}, 0);
-  std::vector<std::vector<std::byte>> buffers(4, std::vector<std::byte>(format.size_bytes()));
+  std::vector<std::vector<std::byte>> buffers(num_workers == 0 ? 4 : 8, std::vector<std::byte>(format.size_bytes()));
   const Engine::Pointer running = Engine::create(std::move(planner), store, format, num_workers);
   for (auto& buffer : buffers) running->submit(buffer.data());
   uint64_t batches = 0;

@@ -246,10 +246,16 @@ void Engine::choose_work(Lock& lock) {
     Piece piece = std::move(loads_.front());
     loads_.pop_front();
     load(lock, std::move(piece));
+  } else if (opens_next_ && ahead_.has_shards()) {
+    opens_next_ = false;
+    open_ahead(lock);
   } else if (can_plan()) {
+    opens_next_ = true;
     plan(lock);
+  } else if (ahead_.has_pieces()) {
+    load_ahead(lock);
   } else {
-    look_ahead(lock);
+    open_ahead(lock);
   }
 }
 
@@ -407,34 +413,13 @@ void Engine::finish(Lock& lock, Batch& batch) {
   lock.lock();
 }
 
-// Opens shards that will be read from and starts reading them; then loads their pieces, as long as there is room.
-void Engine::look_ahead(Lock& lock) {
-  if (ahead_.has_pieces()) {
-    Piece piece = ahead_.take_piece();
-    const auto [entry, is_new] = loading_.try_emplace(piece);
-    if (piece.shard->is_held() && store_->pieces().pin_ahead(piece)) {
-      load(lock, piece);
-      lock.unlock();
-      store_->pieces().unpin(piece);
-    } else {
-      if (is_new) loading_.erase(entry);
-      lock.unlock();
-    }
-    piece = {};  // maybe the last holder of its shard
-    lock.lock();
-    return;
-  }
-  const auto shard = ahead_.take_shard();
-  if (!shard) return;
+// Opens a shard that will be read from, and starts reading it.
+void Engine::open_ahead(Lock& lock) {
+  const auto part = ahead_.take_shard();
+  if (!part) return;
+  const auto [id, things] = *part;
   ++num_opening_;
   lock.unlock();
-  std::vector<Piece> pieces = open_ahead(shard->first, shard->second);
-  lock.lock();
-  --num_opening_;
-  ahead_.add_pieces(std::move(pieces));
-}
-
-std::vector<Piece> Engine::open_ahead(ShardId id, Range things) const {
   std::vector<Piece> pieces;
   try {
     const std::shared_ptr<const Shard> shard = store_->get(id);
@@ -444,7 +429,25 @@ std::vector<Piece> Engine::open_ahead(ShardId id, Range things) const {
   } catch (const std::exception&) {
     // The error comes in its place in order, if the shard is still bad when it is needed.
   }
-  return pieces;
+  lock.lock();
+  --num_opening_;
+  ahead_.add_pieces(std::move(pieces));
+}
+
+// Loads a piece that will be read from, if there is room.
+void Engine::load_ahead(Lock& lock) {
+  Piece piece = ahead_.take_piece();
+  const auto [entry, is_new] = loading_.try_emplace(piece);
+  if (piece.shard->is_held() && store_->pieces().pin_ahead(piece)) {
+    load(lock, piece);
+    lock.unlock();
+    store_->pieces().unpin(piece);
+  } else {
+    if (is_new) loading_.erase(entry);
+    lock.unlock();
+  }
+  piece = {};  // maybe the last holder of its shard
+  lock.lock();
 }
 
 void Engine::fail(Batch& batch, std::exception_ptr error) {

@@ -3,12 +3,13 @@
 // Protocol. The consumer submits buffers; the n-th one gets the n-th batch. A batch is planned (by one worker at a
 // time, in order), its pieces of zstd shards are loaded (each once, whoever asked for it first), its rows are filled
 // (in jobs of about kJobBytes), and next() hands it over. Every worker takes whatever there is to do, the oldest batch
-// first: fill, else load, else plan, else look ahead at the shards that the order says will come. A consumer that has
-// to wait fills with them, and plans where that opens no shard. A worker is woken for each job that planning or loading
-// makes, and by submit() when half of the buffers wait to be filled. Nobody waits while holding work: what is not ready
-// is not in a queue yet. An error belongs to a batch and is delivered in its place, again at every later call; nothing
-// is planned after it. All shared state is guarded by one mutex; planning, loading, filling and opening files happen
-// outside of it. The mutexes of the store and its piece cache are taken inside it, never the other way round.
+// first: fill, else load, else plan, else look ahead at the shards that the order says will come; of these one is
+// opened after each plan, too. A consumer that has to wait fills with them, and plans where that opens no shard. A
+// worker is woken for each job that planning or loading makes, and by submit() when half of the buffers wait to be
+// filled. Nobody waits while holding work: what is not ready is not in a queue yet. An error belongs to a batch and is
+// delivered in its place, again at every later call; nothing is planned after it. All shared state is guarded by one
+// mutex; planning, loading, filling and opening files happen outside of it. The mutexes of the store and its piece
+// cache are taken inside it, never the other way round.
 #pragma once
 
 #include <chrono>
@@ -132,8 +133,8 @@ class Engine {
   void load(Lock& lock, Piece piece);
   void fill(Lock& lock);
   void finish(Lock& lock, Batch& batch);
-  void look_ahead(Lock& lock);
-  std::vector<Piece> open_ahead(ShardId id, Range things) const;
+  void open_ahead(Lock& lock);
+  void load_ahead(Lock& lock);
   void apply(const std::vector<BlockChange>& changes);
   void begin_load(const Piece& piece, Batch& waiter);
   void enqueue_fills(Batch& batch);
@@ -156,6 +157,7 @@ class Engine {
   bool is_planning_ = false;
   bool has_planned_ = false;  // a batch, so that it is known what comes
   uint32_t num_opening_ = 0;  // workers in open_ahead()
+  bool opens_next_ = false;   // a batch was planned: one shard is opened ahead before the next one is
   bool has_failed_ = false;   // some batch has; nothing is planned any more
   bool is_closed_ = false;
   uint32_t num_idle_ = 0;  // workers that wait
