@@ -293,9 +293,10 @@ How much of a row is tokens, where samples are packed whole (batches of 8 rows; 
 
 {fills}
 LLM Foundry's packer leaves samples over at the end of an epoch, which are lost: of {left["samples"]:,} of {sets[0]} at
-seq_len 2048, {left["LLM Foundry, ratio 3: left over"]:,} at ratio 3, {left["LLM Foundry, ratio 9: left over"]:,} at ratio
-9 and {left["LLM Foundry, ratio seq_len / mean: left over"]:,} at seq_len / mean, and each worker has its own. Stoker
-loses none, over any number of ranks (tests/python/test_pack.py).
+seq_len 2048, {left["LLM Foundry, ratio 3: left over"]:,} at ratio 3,
+{left["LLM Foundry, ratio 9: left over"]:,} at ratio 9 and
+{left["LLM Foundry, ratio seq_len / mean: left over"]:,} at seq_len / mean, and each worker has its own. Stoker loses
+none, over any number of ranks (tests/python/test_pack.py).
 
 CPU-seconds per 100 M tokens that are no padding, seq_len 2048:
 

@@ -25,7 +25,7 @@ constexpr std::chrono::nanoseconds kNow{0};
 /// A data set of some streams on disk and a run over it.
 class World {
  public:
-  World(const std::vector<Form>& forms, Rng& rng) {
+  World(const std::vector<Form>& forms, Rng& rng) : forms_(forms) {
     for (uint32_t s = 0; s < forms.size(); ++s) {
       std::vector<ShardLengths> shards(1 + rng.below(5));
       for (ShardLengths& lengths : shards) {
@@ -125,7 +125,10 @@ class World {
           for (uint32_t i = s.token_begin; i < s.token_end; ++i) {
             ids.push_back(token_at(files[s.stream].name, s.shard, s.sample, i));
             const bool is_masked = layout.kind == LayoutKind::kPack && i == s.token_begin && document > 0;
-            labels.push_back(is_masked ? -100 : ids.back());
+            const int64_t label = forms_[s.stream].labels ? label_at(files[s.stream].name, s.shard, s.sample, i,
+                                                                     lengths_[s.stream][s.shard][s.sample])
+                                                          : ids.back();
+            labels.push_back(is_masked ? -100 : label);
             documents.push_back(document);
             streams.push_back(s.stream);
           }
@@ -159,6 +162,7 @@ class World {
   std::shared_ptr<ShardStore> store;
 
  private:
+  const std::vector<Form> forms_;
   std::vector<std::vector<ShardLengths>> lengths_;
   OrderSpec spec_;
   uint32_t pack_window_ = 0;
@@ -167,7 +171,8 @@ class World {
 const std::vector<Form> kForms = {{},
                                   {.bytes_column = true},
                                   {.compressed = true, .frame_bytes = 200},
-                                  {.other_column = true, .compressed = true, .frame_bytes = 0}};
+                                  {.other_column = true, .compressed = true, .frame_bytes = 0},
+                                  {.compressed = true, .frame_bytes = 500, .labels = true}};
 
 TEST(Engine, BatchesAreTheSameForAnyWorkersPrefetchCacheAndWay) {
   Rng rng(key("same batches"));

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -174,6 +175,140 @@ TEST_F(FillTest, AShardThatIsCutWhileItIsOpenIsAnErrorAndItIsOpenedAnew) {
   }
   EXPECT_TRUE(shard->is_retired());
   EXPECT_THROW(store.get({0, 0}), CorruptShardError);  // opened again: its size is wrong now
+}
+
+/// Streams with and without labels, packed.
+class PackedFillTest : public testing::Test {
+ protected:
+  PackedFillTest()
+      : store_({write_stream(directory_, "chat", {{9, 0, 6, 3, 5}}, {.labels = true}),
+                write_stream(directory_, "web", {{5}}, {})},
+               0) {
+    format_.fields.assign(std::begin(kAllFields), std::end(kAllFields));
+    format_.seq_len = 16;
+    format_.pad_id = 9;
+    format_.is_packed = true;
+  }
+
+  BatchPlan plan(const std::vector<std::vector<Segment>>& rows) {
+    BatchPlan plan(2);
+    plan.shards = {store_.get({0, 0}), store_.get({1, 0})};
+    for (const auto& row : rows) {
+      for (const Segment& segment : row) {
+        plan.rows.add(segment);
+        plan.segment_shards.push_back(segment.stream);
+      }
+      plan.rows.end_row();
+    }
+    plan.segment_loss.resize(plan.segment_shards.size());
+    format_.num_rows = plan.rows.size();
+    return plan;
+  }
+
+  /// Fills a batch; returns a field of a row.
+  Row row_of(Field field, uint32_t row) const {
+    const auto number = std::find(format_.fields.begin(), format_.fields.end(), field) - format_.fields.begin();
+    const auto* at =
+        reinterpret_cast<const int64_t*>(buffer_.data() + static_cast<size_t>(number) * format_.field_bytes());
+    return Row(at + row * format_.seq_len, at + (row + 1) * format_.seq_len);
+  }
+  uint32_t fill(BatchPlan& batch) {
+    buffer_.assign(format_.size_bytes(), std::byte{0xAA});
+    fill_rows(format_, batch, 0, format_.num_rows, buffer_.data());
+    return finish_batch(format_, batch, buffer_.data());
+  }
+  std::vector<int32_t> cu_seqlens() const {
+    const auto* at = reinterpret_cast<const int32_t*>(buffer_.data() + format_.fields_bytes());
+    return {at, at + format_.cu_seqlens_capacity + 1};
+  }
+  static int64_t chat(uint32_t sample, uint32_t i) { return token_at("chat", 0, sample, i); }
+
+  TemporaryDirectory directory_;
+  ShardStore store_;
+  BatchFormat format_;
+  std::vector<std::byte> buffer_;
+};
+
+TEST_F(PackedFillTest, LabelsAreTheShardsButForTheFirstTokenOfAllButTheFirstSegment) {
+  BatchPlan batch = plan({{{0, 0, 2, 2, 6}, {1, 0, 0, 0, 5}, {0, 0, 3, 0, 3}}, {{0, 0, 4, 0, 5}}});
+  fill(batch);
+  const auto web = [](uint32_t i) { return int64_t{token_at("web", 0, 0, i)}; };
+  EXPECT_EQ(row_of(Field::kLabels, 0), (Row{chat(2, 2), chat(2, 3), chat(2, 4), chat(2, 5), -100, web(1), web(2),
+                                            web(3), web(4), -100, chat(3, 1), chat(3, 2), -100, -100, -100, -100}));
+  EXPECT_EQ(row_of(Field::kLabels, 1), Row(16, -100));
+  const auto& counts = batch.rows.counts();
+  EXPECT_EQ(counts[0].loss_tokens, 3U + 2U);  // the row's first label is not predicted
+  EXPECT_EQ(counts[1].loss_tokens, 4U);
+  EXPECT_EQ(counts[0].no_loss_samples, 1U);
+}
+
+TEST_F(PackedFillTest, LossIsCountedWithoutTheFieldToo) {
+  format_.fields = {Field::kInputIds};
+  BatchPlan batch = plan({{{0, 0, 0, 0, 9}, {0, 0, 2, 0, 6}}});
+  fill(batch);
+  EXPECT_EQ(batch.rows.counts()[0].loss_tokens, 6U + 4U);
+}
+
+TEST_F(PackedFillTest, SegmentsArePaddedToAMultipleAndCuSeqlensEndThere) {
+  format_.pad_to_multiple = 4;
+  format_.cu_seqlens_capacity = 6;
+  BatchPlan batch = plan({{{1, 0, 0, 0, 5}, {0, 0, 3, 0, 3}}, {}});
+  EXPECT_EQ(fill(batch), 16U);  // the row of padding
+  EXPECT_EQ(row_of(Field::kSequenceId, 0), (Row{0, 0, 0, 0, 0, -1, -1, -1, 1, 1, 1, -1, -1, -1, -1, -1}));
+  EXPECT_EQ(row_of(Field::kPositionIds, 0), (Row{0, 1, 2, 3, 4, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0}));
+  EXPECT_EQ(cu_seqlens(), (std::vector<int32_t>{0, 8, 12, 16, 32, 32, 32}));
+  format_.pad_left = true;
+  fill(batch);
+  EXPECT_EQ(row_of(Field::kSequenceId, 0), (Row{-1, -1, -1, -1, 0, 0, 0, 0, 0, -1, -1, -1, 1, 1, 1, -1}));
+  EXPECT_EQ(cu_seqlens(), (std::vector<int32_t>{0, 4, 12, 16, 32, 32, 32}));
+  format_.cu_seqlens_capacity = 3;
+  EXPECT_THROW(fill(batch), ArgumentError);
+}
+
+TEST_F(PackedFillTest, ALabelThatIsNoTokenIdIsAnError) {
+  BatchPlan batch = plan({{{0, 0, 2, 0, 6}}});
+  uint64_t largest = 0;
+  for (uint32_t i = 0; i < 6; ++i) largest = std::max<uint64_t>(largest, static_cast<uint64_t>(chat(2, i)));
+  format_.vocab_size = largest + 1;
+  EXPECT_NO_THROW(fill(batch));  // -100 is none, and no error
+  StreamFiles files = write_stream(directory_, "unsigned", {{9, 0, 6}}, {.labels = true});
+  files.schemas[0].columns[1].type = TokenType::kU32;  // -100 is a number like others there
+  ShardStore store({files, write_stream(directory_, "other", {{5}}, {})}, 0);
+  batch.shards[0] = store.get({0, 0});
+  format_.vocab_size = 65536;
+  try {
+    fill(batch);
+    FAIL();
+  } catch (const CorruptShardError& error) {
+    EXPECT_NE(std::string(error.what()).find("has 4294967196 among its labels"), std::string::npos) << error.what();
+  }
+}
+
+template <typename Label>
+void expect_labels(TokenType type, const std::vector<Label>& values, uint64_t largest, uint32_t num_ignored) {
+  std::vector<std::byte> unaligned(1 + values.size() * sizeof(Label));
+  std::memcpy(unaligned.data() + 1, values.data(), values.size() * sizeof(Label));
+  const TokenArray source{type, static_cast<uint32_t>(values.size()), unaligned.data() + 1};
+  std::vector<int64_t> labels(values.size());
+  const LabelCounts counts = widen_labels(source, 0, source.size, labels.data());
+  EXPECT_EQ(counts.largest, largest);
+  EXPECT_EQ(counts.num_ignored, num_ignored);
+  for (uint32_t i = 0; i < source.size; ++i) {
+    EXPECT_EQ(labels[i], static_cast<int64_t>(values[i]));
+    EXPECT_EQ(value_at(source, i), labels[i]);
+  }
+  EXPECT_EQ(widen_labels<int64_t>(source, 0, source.size, nullptr).num_ignored, num_ignored);
+}
+
+TEST(WidenLabels, CopiesEveryIntegerTypeAndCountsWhatIsIgnored) {
+  expect_labels<int8_t>(TokenType::kI8, {-100, 5, -100, 127}, 127, 2);
+  expect_labels<int16_t>(TokenType::kI16, {-100, 5, -1}, UINT64_MAX, 1);
+  expect_labels<int32_t>(TokenType::kI32, {-100, -100}, 0, 2);
+  expect_labels<int64_t>(TokenType::kI64, {7, int64_t{1} << 40, -100}, uint64_t{1} << 40, 1);
+  expect_labels<uint8_t>(TokenType::kU8, {156, 3}, 156, 0);  // the byte of -100 is a number here
+  expect_labels<uint16_t>(TokenType::kU16, {65436, 3}, 65436, 0);
+  expect_labels<uint32_t>(TokenType::kU32, {4, 3}, 4, 0);
+  expect_labels<uint64_t>(TokenType::kU64, {4, 3}, 4, 0);
 }
 
 template <typename Token>

@@ -23,22 +23,29 @@ void append(Bytes& out, const std::string& text) {
   out.insert(out.end(), begin, begin + text.size());
 }
 
-Bytes sample_bytes(const std::string& stream, uint32_t shard, uint32_t sample, uint32_t length, const Form& form) {
-  Bytes values;
-  if (!form.bytes_column) {  // ndim 1 and the width code, then the shape
-    const uint8_t code = length < 256 ? 0 : length < 65536 ? 1 : 2;
-    append(values, static_cast<uint8_t>(4 | code));
-    if (code == 0) append(values, static_cast<uint8_t>(length));
-    if (code == 1) append(values, static_cast<uint16_t>(length));
-    if (code == 2) append(values, length);
-  }
-  for (uint32_t i = 0; i < length; ++i) append(values, token_at(stream, shard, sample, i));
+// Of an ndarray of one dimension: ndim and the width code, then the shape.
+Bytes array_header(uint32_t length) {
   Bytes out;
-  const std::string other(sample % 5, 'x');
-  if (form.other_column) append(out, static_cast<uint32_t>(other.size()));
-  append(out, static_cast<uint32_t>(values.size()));
-  if (form.other_column) append(out, other);
-  out.insert(out.end(), values.begin(), values.end());
+  const uint8_t code = length < 256 ? 0 : length < 65536 ? 1 : 2;
+  append(out, static_cast<uint8_t>(4 | code));
+  if (code == 0) append(out, static_cast<uint8_t>(length));
+  if (code == 1) append(out, static_cast<uint16_t>(length));
+  if (code == 2) append(out, length);
+  return out;
+}
+
+Bytes sample_bytes(const std::string& stream, uint32_t shard, uint32_t sample, uint32_t length, const Form& form) {
+  std::vector<Bytes> columns;
+  if (form.other_column) columns.emplace_back(sample % 5, std::byte{'x'});
+  Bytes& tokens = columns.emplace_back(form.bytes_column ? Bytes() : array_header(length));
+  for (uint32_t i = 0; i < length; ++i) append(tokens, token_at(stream, shard, sample, i));
+  if (form.labels) {
+    Bytes& labels = columns.emplace_back(array_header(length));
+    for (uint32_t i = 0; i < length; ++i) append(labels, label_at(stream, shard, sample, i, length));
+  }
+  Bytes out;
+  for (const Bytes& column : columns) append(out, static_cast<uint32_t>(column.size()));
+  for (const Bytes& column : columns) out.insert(out.end(), column.begin(), column.end());
   return out;
 }
 
@@ -54,6 +61,10 @@ TemporaryDirectory::~TemporaryDirectory() { std::filesystem::remove_all(path_); 
 
 uint16_t token_at(const std::string& stream, uint32_t shard, uint32_t sample, uint32_t i) {
   return static_cast<uint16_t>(key(stream, shard, sample, i) % 50000);
+}
+
+int32_t label_at(const std::string& stream, uint32_t shard, uint32_t sample, uint32_t i, uint32_t length) {
+  return sample % 5 == 4 || i < length / 3 ? -100 : token_at(stream, shard, sample, i);
 }
 
 Bytes raw_shard(const std::string& stream, uint32_t shard, const ShardLengths& lengths, const Form& form) {
@@ -105,6 +116,7 @@ Schema schema_of(const Form& form) {
   schema.columns.push_back({Column::Role::kTokens,
                             form.bytes_column ? Column::Encoding::kBytes : Column::Encoding::kArray, TokenType::kU16,
                             0});
+  if (form.labels) schema.columns.push_back({Column::Role::kLabels, Column::Encoding::kArray, TokenType::kI32, 0});
   return schema;
 }
 

@@ -32,12 +32,17 @@ using ShardLengths = std::vector<uint32_t>;  // tokens of each sample
 /// The token that every test data set has at a place.
 uint16_t token_at(const std::string& stream, uint32_t shard, uint32_t sample, uint32_t i);
 
+/// The label that it has, in a form with labels: none on the first third of a sample, and none at all in each fifth
+/// one.
+int32_t label_at(const std::string& stream, uint32_t shard, uint32_t sample, uint32_t i, uint32_t length);
+
 /// How a stream's shards are written.
 struct Form {
   bool bytes_column = false;     // `bytes` instead of `ndarray:uint16`
   bool other_column = false;     // a string column in front of the tokens
   bool compressed = false;       // zstd
   size_t frame_bytes = 1 << 20;  // raw bytes a zstd frame; 0: one frame that does not state its size
+  bool labels = false;           // a column `ndarray:int32` of labels, behind the tokens
 };
 
 /// The raw bytes of a shard.

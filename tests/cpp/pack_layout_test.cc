@@ -92,19 +92,39 @@ TEST_F(PackLayoutTest, ARankPassesOverRowsThatOthersServe) {
 
 TEST_F(PackLayoutTest, EverySampleThatIsDrawnIsCountedOnceOverAllRanks) {
   spec_.overflow = {Overflow::kDrop, Overflow::kTruncate};
-  uint64_t units = 0;
-  uint64_t drawn = 0;
-  for (uint32_t rank = 0; rank < 2; ++rank) {
-    const std::unique_ptr<Layout> part = layout();
-    Rows rows(2);
-    for (uint64_t r = rank; r < 240; r += 2) part->append_row(r, rows);
-    for (const StreamCounts& counts : rows.counts()) units += counts.units;
-    const std::shared_ptr<const LaneHints> hints = part->hints(240);
-    if (rank == 0)
-      for (const LaneHint& hint : *hints) drawn += hint.window_begin;
+  const auto counted = [&](uint32_t world_size, uint64_t num_rows) {
+    StreamCounts sum;
+    for (uint32_t rank = 0; rank < world_size; ++rank) {
+      const std::unique_ptr<Layout> part = layout();
+      Rows rows(2);
+      for (uint64_t r = rank; r < num_rows; r += world_size) part->append_row(r, rows);
+      for (const StreamCounts& counts : rows.counts()) sum += counts;
+    }
+    return sum;
+  };
+  for (const uint64_t num_rows : {1U, 24U, 240U}) {
+    const StreamCounts alone = counted(1, num_rows);
+    const StreamCounts together = counted(2, num_rows);
+    EXPECT_EQ(together.units, alone.units);
+    EXPECT_EQ(together.dropped_samples, alone.dropped_samples);
+    EXPECT_EQ(together.dropped_tokens, alone.dropped_tokens);
+    EXPECT_EQ(together.empty_samples, alone.empty_samples);
+    EXPECT_EQ(together.truncated_samples, alone.truncated_samples);
   }
-  EXPECT_GE(units, drawn);  // the windows that are over, and some of those at hand
-  EXPECT_LE(units, drawn + 3 * 25);
+  EXPECT_GT(counted(1, 240).dropped_samples, 0U);
+}
+
+TEST_F(PackLayoutTest, WalkingFarIsDoneInSteps) {
+  constexpr uint64_t kRow = 900;
+  Rows want(2);
+  layout()->append_row(kRow, want);
+  const std::unique_ptr<Layout> rows = layout();
+  int steps = 1;
+  while (!rows->approach(kRow)) ++steps;
+  EXPECT_GT(steps, 10);
+  Rows got(2);
+  rows->append_row(kRow, got);
+  EXPECT_EQ(row(got, 0), row(want, 0));
 }
 
 TEST_F(PackLayoutTest, BlocksAreHeldUntilTheRowsOfTheirWindowAreOut) {
