@@ -106,14 +106,14 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   const Clock::time_point start = Clock::now();
   do {  // at least one step a call, so that the shortest timeout gets there too
     if (threads_.empty() || has_quick_work()) {
-      consumer_works_ = true;
+      consumer_ = Consumer::kWorks;
       work_once(lock);
-      consumer_works_ = false;
+      consumer_ = Consumer::kAway;
       if (is_closed_) consumer_stopped_.notify_all();
     } else {
-      consumer_waits_ = true;
+      consumer_ = Consumer::kWaits;
       front_done_.wait_until(lock, start + timeout, [this] { return is_closed_ || front_is_done(); });
-      consumer_waits_ = false;
+      consumer_ = Consumer::kAway;
     }
   } while (!front_is_done() && !is_closed_ && Clock::now() - start < timeout);
   progress_.wait_s += seconds_since(start);
@@ -189,7 +189,7 @@ void Engine::close() {
     if (thread.joinable()) thread.join();
 
   Lock lock(mutex_);
-  consumer_stopped_.wait(lock, [this] { return !consumer_works_; });
+  consumer_stopped_.wait(lock, [this] { return consumer_ != Consumer::kWorks; });
   for (const Piece& piece : loads_) store_->pieces().abandon(piece);
   for (const std::unique_ptr<Batch>& batch : batches_)
     for (const Piece& piece : batch->pinned) store_->pieces().unpin(piece);
@@ -463,7 +463,7 @@ void Engine::wake_workers(size_t jobs) {
 }
 
 void Engine::wake_consumer() {
-  if (consumer_waits_ && front_is_done()) front_done_.notify_one();
+  if (consumer_ == Consumer::kWaits && front_is_done()) front_done_.notify_one();
 }
 
 }  // namespace stoker

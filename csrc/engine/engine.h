@@ -160,10 +160,10 @@ class Engine {
   bool opens_next_ = false;   // a batch was planned: one shard is opened ahead before the next one is
   bool has_failed_ = false;   // some batch has; nothing is planned any more
   bool is_closed_ = false;
-  uint32_t num_idle_ = 0;  // workers that wait
-  bool consumer_waits_ = false;
-  bool consumer_works_ = false;  // inside work_once()
-  uint64_t next_row_;            // where the batch in front begins
+  uint32_t num_idle_ = 0;                         // workers that wait
+  enum class Consumer { kAway, kWaits, kWorks };  // kWorks: inside work_once()
+  Consumer consumer_ = Consumer::kAway;
+  uint64_t next_row_;  // where the batch in front begins
   std::deque<FillJob> fills_;
   std::deque<Piece> loads_;                       // to be loaded, oldest batch first
   std::map<Piece, std::vector<Batch*>> loading_;  // pieces in loads_ or being loaded, and who waits for them

@@ -195,7 +195,7 @@ void fill_rows_as(const BatchFormat& format, BatchPlan& plan, uint32_t begin, ui
   }
 }
 
-/// The shards that rows [begin, end) read from, each once. The plan may have others, whose lengths only were read.
+/// The shards that rows [begin, end) read from, each once: others of the plan are not touched by their job.
 std::vector<const Shard*> shards_under(const BatchPlan& plan, uint32_t begin, uint32_t end) {
   std::vector<const Shard*> shards;
   for (uint32_t i = plan.rows.first_segment(begin); i < plan.rows.first_segment(end); ++i)

@@ -15,7 +15,7 @@ struct BatchPlan {
   explicit BatchPlan(uint32_t num_streams) : rows(num_streams) {}
 
   Rows rows;
-  std::vector<std::shared_ptr<const Shard>> shards;  // that the rows read from, or lengths, kept open
+  std::vector<std::shared_ptr<const Shard>> shards;  // that the rows read from, kept open
   std::vector<uint32_t> segment_shards;              // for each segment of `rows`, its place in `shards`
   std::vector<uint32_t> segment_loss;                // for each segment, its loss tokens: written when it is filled
   uint64_t end_row = 0;                              // global rows delivered once this batch is: the state after it

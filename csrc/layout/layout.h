@@ -20,7 +20,7 @@ class SampleLengths {
   virtual ~SampleLengths() = default;
 
   /// Entry i is the tokens of the shard's samples 0 to i together: as many entries as the order's shard has samples
-  /// (`pad`, `pack`), or as end in its number of tokens (`concat`). Valid while the row at hand is made. Raises what
+  /// (`pad`, `pack`), or as end in its number of tokens (`concat`). Valid until the next call. Raises what
   /// opening the shard raises.
   virtual std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) = 0;
 

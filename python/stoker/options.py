@@ -10,6 +10,7 @@ from typing import Any
 FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids", "cu_seqlens")
 LAYOUTS = ("pad", "concat", "pack")
 OVERFLOWS = ("truncate", "split", "drop", "error")
+_MAX_WINDOW = 1 << 24  # samples
 _WINDOW_ROWS = 512  # of the order's contract, see tests/model/layout.py
 _MAX_ROW_TOKENS = (1 << 24) - 1  # so that 2^40 rows of tokens are counted in 64 bits
 
@@ -124,7 +125,7 @@ class Options:
     def _check_pack(self) -> None:
         self._check_name("packing", ("best_fit", "foundry"))
         self._check_name("mix_in_rows", ("streams", "kind", "stream"))
-        self._check_index("pack_window", 1, (1 << 24))
+        self._check_index("pack_window", 1, _MAX_WINDOW)
         self._check_index("pad_to_multiple", 1, self.seq_len)
         for name, low in (("max_samples_per_row", 1), ("max_leftover_bins_to_keep", 0)):
             if getattr(self, name) is not None:
@@ -157,6 +158,8 @@ class Options:
         ratio = self.packing_ratio
         if not isinstance(ratio, (int, float)) or not 1 <= ratio <= 1 << 20:
             raise ValueError(f"packing='foundry' needs packing_ratio, a number of at least 1; it is {ratio!r}.")
+        if int(self.batch_size * ratio) > _MAX_WINDOW:
+            raise ValueError(f"packing_ratio is {ratio}: a raw batch may have {_MAX_WINDOW:,} samples at most.")
         lanes = self.lanes if self.shuffle else 1
         if lanes != self.world_size:
             raise ValueError(

@@ -20,6 +20,22 @@ using Row = std::vector<int64_t>;
 constexpr Field kAllFields[] = {Field::kInputIds,    Field::kLabels,     Field::kAttentionMask,
                                 Field::kPositionIds, Field::kSequenceId, Field::kStreamIds};
 
+/// A plan of rows over two streams of one shard each.
+BatchPlan make_plan(ShardStore& store, const std::vector<std::vector<Segment>>& rows, BatchFormat& format) {
+  BatchPlan plan(2);
+  plan.shards = {store.get({0, 0}), store.get({1, 0})};
+  for (const auto& row : rows) {
+    for (const Segment& segment : row) {
+      plan.rows.add(segment);
+      plan.segment_shards.push_back(segment.stream);
+    }
+    plan.rows.end_row();
+  }
+  plan.segment_loss.resize(plan.segment_shards.size());
+  format.num_rows = plan.rows.size();
+  return plan;
+}
+
 /// Two streams of one raw shard each, and rows of segments over them.
 class FillTest : public testing::Test {
  protected:
@@ -30,20 +46,7 @@ class FillTest : public testing::Test {
     format_.pad_id = 9;
   }
 
-  BatchPlan plan(const std::vector<std::vector<Segment>>& rows) {
-    BatchPlan plan(2);
-    plan.shards = {store_.get({0, 0}), store_.get({1, 0})};
-    for (const auto& row : rows) {
-      for (const Segment& segment : row) {
-        plan.rows.add(segment);
-        plan.segment_shards.push_back(segment.stream);
-        plan.segment_loss.push_back(0);
-      }
-      plan.rows.end_row();
-    }
-    format_.num_rows = plan.rows.size();
-    return plan;
-  }
+  BatchPlan plan(const std::vector<std::vector<Segment>>& rows) { return make_plan(store_, rows, format_); }
 
   template <typename Integer = int64_t>
   std::vector<std::vector<Row>> fill(BatchPlan batch) {  // [field][row]
@@ -190,22 +193,9 @@ class PackedFillTest : public testing::Test {
     format_.is_packed = true;
   }
 
-  BatchPlan plan(const std::vector<std::vector<Segment>>& rows) {
-    BatchPlan plan(2);
-    plan.shards = {store_.get({0, 0}), store_.get({1, 0})};
-    for (const auto& row : rows) {
-      for (const Segment& segment : row) {
-        plan.rows.add(segment);
-        plan.segment_shards.push_back(segment.stream);
-      }
-      plan.rows.end_row();
-    }
-    plan.segment_loss.resize(plan.segment_shards.size());
-    format_.num_rows = plan.rows.size();
-    return plan;
-  }
+  BatchPlan plan(const std::vector<std::vector<Segment>>& rows) { return make_plan(store_, rows, format_); }
 
-  /// Fills a batch; returns a field of a row.
+  /// A field of a row, once the batch is filled.
   Row row_of(Field field, uint32_t row) const {
     const auto number = std::find(format_.fields.begin(), format_.fields.end(), field) - format_.fields.begin();
     const auto* at =

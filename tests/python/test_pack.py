@@ -556,6 +556,7 @@ def test_a_sample_that_is_too_long_is_an_error_where_that_is_asked_for(tmp_path:
         ({"mix_in_rows": "all"}, "mix_in_rows is 'all'"),
         ({"packing": "first_fit"}, "packing is 'first_fit'"),
         ({"packing": "foundry"}, "packing='foundry' needs packing_ratio"),
+        ({"packing": "foundry", "packing_ratio": 1 << 20, "batch_size": 99}, "a raw batch may have 16,777,216 samples"),
         ({"packing": "foundry", "packing_ratio": 0.5}, "a number of at least 1; it is 0.5"),
         (
             {"packing": "foundry", "packing_ratio": 2, "lanes": 3, "shuffle": True},
