@@ -147,8 +147,8 @@ void PackLayout::open_window(Lane& lane) {
   for (uint32_t tries = 0; lane.rows.size() == 0; ++tries) {
     if (tries > kMostEmptyWindows)
       throw ArgumentError(text("lane ", lane.number, " finds no token in ", tries,
-                               " windows: its samples are empty or dropped. Raise seq_len, or choose another overflow "
-                               "than \"drop\"."));
+                               " windows: its samples are empty or dropped. Raise seq_len, choose another overflow "
+                               "than \"drop\", or give fewer lanes."));
     lane.window_begin = lane.window_end;
     spec_.packing == LayoutSpec::Packing::kFoundry ? pack_as_foundry(lane) : pack_best_fit(lane);
   }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
 import stoker
@@ -130,7 +130,12 @@ class Run:
 @contextmanager
 def a_run(draw: st.DrawFn, **kw: Any) -> Iterator[Run]:
     with tempfile.TemporaryDirectory() as root:
-        yield Run(Path(root), draw, **kw)
+        try:
+            yield Run(Path(root), draw, **kw)
+        except ValueError as error:
+            if "finds no token" in str(error):  # a lane of empty samples alone is refused
+                reject()
+            raise
 
 
 def endless(loader: stoker.DataLoader) -> Iterator[dict[str, np.ndarray]]:
@@ -281,7 +286,7 @@ def test_promise_4_a_lost_or_damaged_shard_is_an_error_in_its_place(data: st.Dat
         failing = next((b for b in range(8) if any(s[:2] == (name, shard) for row in rows[b] for s in row)), 8)
         with run.loader(**changes) as loader:
             batches = endless(loader)
-            if run.layout == "pack" and failing < 8:  # lengths are read window by window: not later than its place
+            if run.layout == "pack":  # lengths are read window by window, of empty samples too: not later than its place
                 failing = len(list(itertools.takewhile(lambda _: comes(batches), range(failing))))
                 loader.load_state_dict(begin)
                 batches = endless(loader)
