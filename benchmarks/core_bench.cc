@@ -106,7 +106,7 @@ StreamFiles read_index(const std::string& directory) {
     Schema schema;
     for (size_t i = 0; i < shard["column_names"].size(); ++i) {
       const auto role = shard["column_names"][i] == "labels" ? Column::Role::kLabels : Column::Role::kTokens;
-      const auto type = shard["column_encodings"][i] == "ndarray:uint16" ? TokenType::kU16 : TokenType::kI32;
+      const auto type = shard["column_encodings"][i] == "ndarray:uint16" ? IntegerType::kU16 : IntegerType::kI32;
       schema.columns.push_back({role, Column::Encoding::kArray, type, 0});
     }
     files.schemas = {schema};
@@ -170,7 +170,7 @@ void engine(uint32_t num_workers, const std::vector<std::string>& directories) {
   const auto store = std::make_shared<ShardStore>(streams, kCacheBytes);
   const auto order = std::make_shared<const Order>(spec);
   BatchFormat format;
-  format.fields = {Field::kInputIds, Field::kLabels};
+  format.fields = {{Field::kInputIds}, {Field::kLabels}};
   format.num_rows = kRows;
   format.seq_len = kSeqLen;
   LayoutSpec layout;

@@ -23,25 +23,23 @@
 namespace stoker {
 namespace {
 
-BatchFormat make_batch_format(const std::vector<std::string>& fields, uint32_t num_rows, uint32_t seq_len,
-                              std::string_view dtype, int64_t pad_id, bool pad_left, std::string_view documents,
+BatchFormat make_batch_format(const std::vector<std::pair<std::string, std::string>>& fields, uint32_t num_rows,
+                              uint32_t seq_len, int64_t pad_id, bool pad_left, std::string_view documents,
                               std::vector<int64_t> document_tokens, bool is_packed, uint32_t pad_to_multiple,
                               uint64_t vocab_size, uint32_t cu_seqlens_capacity) {
   static constexpr std::pair<const char*, Field> kFields[] = {
-      {"input_ids", Field::kInputIds},           {"labels", Field::kLabels},
-      {"attention_mask", Field::kAttentionMask}, {"position_ids", Field::kPositionIds},
-      {"sequence_id", Field::kSequenceId},       {"stream_ids", Field::kStreamIds}};
-  static constexpr std::pair<const char*, BatchFormat::Integer> kIntegers[] = {{"int32", BatchFormat::Integer::kInt32},
-                                                                               {"int64", BatchFormat::Integer::kInt64}};
+      {"input_ids", Field::kInputIds},       {"labels", Field::kLabels},
+      {"loss_mask", Field::kLossMask},       {"attention_mask", Field::kAttentionMask},
+      {"position_ids", Field::kPositionIds}, {"sequence_id", Field::kSequenceId},
+      {"stream_ids", Field::kStreamIds}};
   static constexpr std::pair<const char*, BatchFormat::Documents> kDocuments[] = {
       {"samples", BatchFormat::Documents::kSamples},
       {"eos", BatchFormat::Documents::kEos},
       {"bos", BatchFormat::Documents::kBos}};
   BatchFormat format;
-  for (const std::string& field : fields) format.fields.push_back(by_name(kFields, field));
+  for (const auto& [field, type] : fields) format.fields.push_back({by_name(kFields, field), integer_type(type)});
   format.num_rows = num_rows;
   format.seq_len = seq_len;
-  format.integer = by_name(kIntegers, dtype);
   format.pad_id = pad_id;
   format.pad_left = pad_left;
   format.documents = by_name(kDocuments, documents);
@@ -81,6 +79,7 @@ class BoundEngine {
     return py::make_tuple(std::move(buffer), std::move(info));
   }
 
+  bool has_batch() const { return engine_->has_batch(); }
   std::optional<uint64_t> next_row() const { return engine_->next_row(); }
   void check_process() const { engine_->check_process(); }
   Progress progress() const { return engine_->progress(); }
@@ -129,18 +128,25 @@ class BoundEngine {
   Engine::Pointer engine_;
 };
 
-/// The fields of a buffer, each an array that keeps the buffer alive; behind them `num_more` int32 numbers, if any.
-py::list arrays_of(const py::object& buffer, const py::dtype& dtype, const std::array<py::ssize_t, 3>& shape,
-                   py::ssize_t num_more) {
-  const auto [num_fields, rows, columns] = shape;
+/// The fields of a batch, each an array that keeps the buffer alive; behind them cu_seqlens, if it is asked for.
+py::list arrays_of(const py::object& buffer, const BatchFormat& format) {
   std::byte* at = buffer.cast<BufferPool::Buffer&>().data();
-  py::list fields(static_cast<size_t>(num_fields));
+  py::list fields(format.fields.size());
   for (size_t i = 0; i < fields.size(); ++i) {
-    fields[i] = py::array(dtype, {rows, columns}, at, buffer);
-    at += rows * columns * dtype.itemsize();
+    fields[i] = py::array(dtype_of(format.fields[i].type), {format.num_rows, format.seq_len}, at, buffer);
+    at += format.field_bytes(format.fields[i]);
   }
-  if (num_more > 0) fields.append(py::array(py::dtype::of<int32_t>(), {num_more}, at, buffer));
+  if (format.cu_seqlens_capacity > 0)
+    fields.append(py::array(py::dtype::of<int32_t>(), {format.cu_seqlens_capacity + 1}, at, buffer));
   return fields;
+}
+
+/// Where each of them begins.
+std::vector<size_t> offsets_of(const BatchFormat& format) {
+  std::vector<size_t> offsets{0};
+  for (const FieldFormat& field : format.fields) offsets.push_back(offsets.back() + format.field_bytes(field));
+  if (format.cu_seqlens_capacity == 0) offsets.pop_back();
+  return offsets;
 }
 
 /// One number of each stream, as an array.
@@ -169,10 +175,12 @@ void bind_counts(py::class_<Owner>& type) {
 
 void bind_batches(py::module_& m) {
   bind<BatchFormat>(m, "BatchFormat")
-      .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "dtype"_a, "pad_id"_a,
-           "pad_left"_a, "documents"_a, "document_tokens"_a, "is_packed"_a, "pad_to_multiple"_a, "vocab_size"_a,
-           "cu_seqlens_capacity"_a);
-  bind<BufferPool::Buffer>(m, "Buffer").def("arrays", &arrays_of, "dtype"_a, "shape"_a, "num_more"_a);
+      .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "pad_id"_a, "pad_left"_a,
+           "documents"_a, "document_tokens"_a, "is_packed"_a, "pad_to_multiple"_a, "vocab_size"_a,
+           "cu_seqlens_capacity"_a)
+      .def_property_readonly("size_bytes", &BatchFormat::size_bytes)
+      .def_property_readonly("offsets", &offsets_of);
+  bind<BufferPool::Buffer>(m, "Buffer").def("arrays", &arrays_of, "format"_a);
   bind<BufferPool>(m, "BufferPool")
       .def(py::init<size_t, size_t>(), "size_bytes"_a, "max_kept"_a)
       .def("take", [](BufferPool& pool) {
@@ -200,6 +208,7 @@ void bind_batches(py::module_& m) {
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
            "hints_row"_a, "hints"_a, "num_workers"_a, "buffers"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
+      .def_property_readonly("has_batch", &BoundEngine::has_batch)
       .def_property_readonly("next_row", &BoundEngine::next_row)
       .def("check_process", &BoundEngine::check_process)
       .def("progress", &BoundEngine::progress)

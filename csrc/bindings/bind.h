@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/integer.h"
 #include "layout/layout.h"
 
 PYBIND11_MAKE_OPAQUE(stoker::LaneHints);  // a class in Python, not a list
@@ -28,6 +29,16 @@ Value by_name(const std::pair<const char*, Value> (&table)[kSize], std::string_v
     if (name == known) return value;
   throw ArgumentError(text("unknown name \"", name, "\"."));
 }
+
+/// Raises ArgumentError.
+inline IntegerType integer_type(std::string_view type_name) {
+  for (auto type : {IntegerType::kU8, IntegerType::kI8, IntegerType::kU16, IntegerType::kI16, IntegerType::kU32,
+                    IntegerType::kI32, IntegerType::kU64, IntegerType::kI64})
+    if (type_name == name(type)) return type;
+  throw ArgumentError(text("unknown integer type \"", type_name, "\"."));
+}
+
+inline py::dtype dtype_of(IntegerType type) { return py::dtype(name(type)); }
 
 /// A class of plain Python metaclass, so that type stubs can describe it, which Python does not subclass.
 template <typename... Types, typename... Extra>

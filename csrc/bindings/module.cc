@@ -33,13 +33,6 @@ const T* data_of(const Array<T>& array, size_t size, const char* what) {
 }
 
 // ---------------------------------------------------------------- shards
-TokenType token_type(std::string_view type_name) {
-  for (auto type : {TokenType::kU8, TokenType::kI8, TokenType::kU16, TokenType::kI16, TokenType::kU32, TokenType::kI32,
-                    TokenType::kU64, TokenType::kI64})
-    if (type_name == name(type)) return type;
-  throw ArgumentError(text("unknown integer type \"", type_name, "\"."));
-}
-
 Column make_column(std::string_view role, std::string_view encoding, const std::optional<std::string>& type,
                    uint32_t fixed_size) {
   using Role = Column::Role;
@@ -50,8 +43,8 @@ Column make_column(std::string_view role, std::string_view encoding, const std::
                                                                     {"bytes", Encoding::kBytes},
                                                                     {"array", Encoding::kArray},
                                                                     {"static_array", Encoding::kStaticArray}};
-  return {by_name(kRoles, role), by_name(kEncodings, encoding), type ? std::optional(token_type(*type)) : std::nullopt,
-          fixed_size};
+  return {by_name(kRoles, role), by_name(kEncodings, encoding),
+          type ? std::optional(integer_type(*type)) : std::nullopt, fixed_size};
 }
 
 StreamFiles make_stream_files(std::string name, std::string directory, bool follow_links, std::string expand_directory,
@@ -79,7 +72,7 @@ StreamFiles make_stream_files(std::string name, std::string directory, bool foll
 }
 
 py::array to_numpy(const TokenArray& tokens) {
-  py::array out(py::dtype(name(tokens.type)), std::vector<py::ssize_t>{static_cast<py::ssize_t>(tokens.size)});
+  py::array out(dtype_of(tokens.type), std::vector<py::ssize_t>{static_cast<py::ssize_t>(tokens.size)});
   if (tokens.size > 0) std::memcpy(out.mutable_data(), tokens.values, size_t{tokens.size} * size_bytes(tokens.type));
   return out;
 }

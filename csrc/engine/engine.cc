@@ -121,6 +121,12 @@ bool Engine::wait(std::chrono::nanoseconds timeout) {
   return front_is_done();
 }
 
+bool Engine::has_batch() const {
+  check_process();
+  const std::lock_guard lock(mutex_);
+  return !batches_.empty() && batches_.front()->state == Batch::State::kComplete;
+}
+
 BatchInfo Engine::next() {
   check_process();
   std::unique_ptr<Batch> head;  // its plan, maybe the last holder of a shard, is let go after the mutex
@@ -362,7 +368,7 @@ void Engine::load(Lock& lock, Piece piece) {
 
 void Engine::enqueue_fills(Batch& batch) {
   batch.state = Batch::State::kFilling;
-  const size_t bytes_a_row = format_.row_bytes() * format_.fields.size();
+  const size_t bytes_a_row = format_.fields_bytes() / format_.num_rows;
   const auto rows_a_job = static_cast<uint32_t>(std::max<size_t>(1, kJobBytes / bytes_a_row));
   for (uint32_t begin = 0; begin < format_.num_rows; begin += rows_a_job) {
     fills_.push_back({&batch, begin, std::min(begin + rows_a_job, format_.num_rows)});

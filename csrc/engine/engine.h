@@ -77,6 +77,9 @@ class Engine {
   /// asks. Raises ClosedError if the engine is closed, meanwhile too.
   bool wait(std::chrono::nanoseconds timeout);
 
+  /// Whether next() has a batch to give, and no error. Never waits.
+  bool has_batch() const;
+
   /// The oldest submitted buffer is filled: hands it over. To be called when wait() has returned true. Raises the error
   /// of its batch, at every call.
   BatchInfo next();

@@ -15,27 +15,64 @@
 namespace stoker {
 namespace {
 
-constexpr size_t kNumFields = 6;
+constexpr size_t kNumFields = 7;
+constexpr uint64_t kIgnoreLabel16 = static_cast<uint16_t>(kIgnoreLabel);
 
-/// The fields of one row; null where the batch does not have the field.
-template <typename Integer>
+/// One field of one row. Where the batch does not have the field there are no values, and nothing is written.
+struct FieldRow {
+  IntegerType type = IntegerType::kI64;
+  std::byte* values = nullptr;
+
+  explicit operator bool() const { return values != nullptr; }
+
+  /// The values from `begin` on, as what they are; null where there are none.
+  template <typename Integer>
+  Integer* at(uint32_t begin) const {
+    assert(sizeof(Integer) == size_bytes(type));
+    return values == nullptr ? nullptr : reinterpret_cast<Integer*>(values) + begin;  // aligned, by BatchFormat
+  }
+
+  void set(uint32_t begin, uint32_t end, int64_t value) const {
+    if (values == nullptr) return;
+    with_integer(type, [&]<typename Integer>(Integer) {
+      std::fill(at<Integer>(begin), at<Integer>(end), static_cast<Integer>(value));
+    });
+  }
+
+  /// Writes 0, 1, 2, ...
+  void count(uint32_t begin, uint32_t end) const {
+    if (values == nullptr) return;
+    with_integer(type, [&]<typename Integer>(Integer) { std::iota(at<Integer>(begin), at<Integer>(end), Integer{0}); });
+  }
+};
+
+/// Calls `action` with a value of the C++ type of a field of tokens or labels.
+template <typename Action>
+auto with_token(IntegerType type, Action action) {
+  switch (type) {
+    case IntegerType::kU16:
+      return action(uint16_t{});
+    case IntegerType::kI32:
+      return action(int32_t{});
+    default:
+      assert(type == IntegerType::kI64);
+      return action(int64_t{});
+  }
+}
+
+/// The fields of one row.
 class RowFields {
  public:
   RowFields(const BatchFormat& format, uint32_t row, std::byte* buffer) {
-    for (const Field field : format.fields) {
-      // The buffer holds objects of this type by contract.
-      at_[static_cast<size_t>(field)] = reinterpret_cast<Integer*>(buffer + row * format.row_bytes());
-      buffer += format.field_bytes();
+    for (const FieldFormat& field : format.fields) {
+      rows_[static_cast<size_t>(field.field)] = {field.type, buffer + row * format.row_bytes(field)};
+      buffer += format.field_bytes(field);
     }
   }
-  Integer* operator[](Field field) const { return at_[static_cast<size_t>(field)]; }
-
-  void set(Field field, uint32_t begin, uint32_t end, Integer value) const {
-    if (Integer* row = (*this)[field]) std::fill(row + begin, row + end, value);
-  }
+  const FieldRow& operator[](Field field) const { return rows_[static_cast<size_t>(field)]; }
 
  private:
-  std::array<Integer*, kNumFields> at_{};
+  std::array<FieldRow, kNumFields> rows_{};
 };
 
 /// Where the parts of a row lie in it.
@@ -54,17 +91,20 @@ Places places_of(const BatchFormat& format, std::span<const Segment> segments) {
 
 /// Calls visit(begin, end, padded_end) for each document of a row, in order: the places of its tokens, and the end of
 /// the padding behind them up to a multiple. `ids` is the row's input_ids.
-template <typename Integer, typename Visit>
-void for_each_document(const BatchFormat& format, std::span<const Segment> segments, const Integer* ids, Visit visit) {
+template <typename Visit>
+void for_each_document(const BatchFormat& format, std::span<const Segment> segments, const FieldRow& ids, Visit visit) {
   // Cuts [begin, end) at a document token, which is its document's last (EOS) or first (BOS).
   const auto cut = [&](uint32_t begin, uint32_t end, uint32_t padded_end, int64_t token) {
     const uint32_t lead = format.documents == BatchFormat::Documents::kEos ? 1 : 0;
-    while (begin < end) {
-      uint32_t next = begin + 1;
-      while (next < end && ids[next - lead] != token) ++next;
-      visit(begin, next, next == end ? padded_end : next);
-      begin = next;
-    }
+    with_token(ids.type, [&]<typename Integer>(Integer) {
+      const Integer* values = ids.at<Integer>(0);
+      while (begin < end) {
+        uint32_t next = begin + 1;
+        while (next < end && values[next - lead] != token) ++next;
+        visit(begin, next, next == end ? padded_end : next);
+        begin = next;
+      }
+    });
   };
   uint32_t at = places_of(format, segments).begin;
   uint32_t line = at;  // where the documents begin that go on over segments, which then are of one stream
@@ -85,14 +125,17 @@ void for_each_document(const BatchFormat& format, std::span<const Segment> segme
   }
 }
 
-template <typename Integer>
+/// Tokens or labels in a field of this type are below it.
+uint64_t limit_of(const FieldRow& field, bool is_labels, const BatchFormat& format) {
+  const uint64_t by_type = with_token(
+      field.type, []<typename Integer>(Integer) { return uint64_t{std::numeric_limits<Integer>::max()} + 1; });
+  const bool has_mark = is_labels && field.type == IntegerType::kU16;
+  return std::min(format.vocab_size > 0 ? format.vocab_size : UINT64_MAX, has_mark ? kIgnoreLabel16 : by_type);
+}
+
 class RowFiller {
  public:
-  RowFiller(const BatchFormat& format, BatchPlan& plan)
-      : format_(format),
-        plan_(plan),
-        limit_(std::min(format.vocab_size > 0 ? format.vocab_size : UINT64_MAX,
-                        uint64_t{std::numeric_limits<Integer>::max()} + 1)) {}
+  RowFiller(const BatchFormat& format, BatchPlan& plan) : format_(format), plan_(plan) {}
 
   /// Rows lie anywhere in the shards: the wait for the first bytes of the next one is as long as filling a third of it.
   void prefetch(uint32_t row) const {
@@ -103,7 +146,7 @@ class RowFiller {
   }
 
   void fill(uint32_t row, std::byte* buffer) const {
-    const RowFields<Integer> fields(format_, row, buffer);
+    const RowFields fields(format_, row, buffer);
     const std::span<const Segment> segments = plan_.rows.row(row);
     const auto [begin, end] = places_of(format_, segments);
     uint32_t at = begin;
@@ -114,8 +157,8 @@ class RowFiller {
       const uint32_t in_plan = plan_.rows.first_segment(row) + i;
       plan_.segment_loss[in_plan] =
           copy(segment, *plan_.shards[plan_.segment_shards[in_plan]], at, at == begin, fields);
-      fields.set(Field::kStreamIds, at, next, static_cast<Integer>(segment.stream));
-      fields.set(Field::kAttentionMask, at, next, 1);
+      fields[Field::kStreamIds].set(at, next, segment.stream);
+      fields[Field::kAttentionMask].set(at, next, 1);
       at += format_.room(segment.size());
       pad(fields, next, at);
     }
@@ -126,32 +169,63 @@ class RowFiller {
 
  private:
   // Tokens and labels of a segment. Returns how many labels a model predicts: not that of the row's first token.
-  uint32_t copy(const Segment& segment, const Shard& shard, uint32_t at, bool is_first,
-                const RowFields<Integer>& fields) const {
+  uint32_t copy(const Segment& segment, const Shard& shard, uint32_t at, bool is_first, const RowFields& fields) const {
     const SampleTokens sample = shard.parse(segment.sample);
-    Integer* ids = fields[Field::kInputIds] + at;
-    Integer* labels = fields[Field::kLabels] == nullptr ? nullptr : fields[Field::kLabels] + at;
-    const uint64_t largest =
-        widen(sample.tokens, segment.token_begin, segment.size(), limit_, ids, sample.labels ? nullptr : labels);
-    if (largest >= limit_) throw bad_value(segment, shard, largest, "among its token ids");
+    const FieldRow& labels = fields[Field::kLabels];
+    copy_tokens(segment, shard, sample.tokens, at, fields, sample.labels.has_value());
     uint32_t loss = segment.size();
     bool first_has_loss = true;
     if (sample.labels) {
-      const LabelCounts counts = widen_labels(*sample.labels, segment.token_begin, segment.size(), labels);
-      if (counts.largest >= limit_)
-        throw bad_value(segment, shard, counts.largest, "among its labels, which are -100 or token ids,");
-      loss -= counts.num_ignored;
+      assert(!fields[Field::kLossMask]);
+      loss -= copy_labels(segment, shard, *sample.labels, at, fields);
       first_has_loss = value_at(*sample.labels, segment.token_begin) != kIgnoreLabel;
     }
+    fields[Field::kLossMask].set(at, at + segment.size(), 1);
     const bool is_masked = format_.is_packed && !is_first;
-    if (is_masked && labels != nullptr) labels[0] = kIgnoreLabel;
+    if (is_masked) {
+      labels.set(at, at + 1, kIgnoreLabel);
+      fields[Field::kLossMask].set(at, at + 1, 0);
+    }
     return loss - (first_has_loss && (is_masked || at == 0));
   }
 
-  CorruptShardError bad_value(const Segment& segment, const Shard& shard, uint64_t value, const char* where) const {
+  // Token ids, which are the labels too where the shard has none.
+  void copy_tokens(const Segment& segment, const Shard& shard, const TokenArray& tokens, uint32_t at,
+                   const RowFields& fields, bool has_labels) const {
+    const FieldRow& ids = fields[Field::kInputIds];
+    const FieldRow labels = has_labels ? FieldRow{} : fields[Field::kLabels];
+    const bool at_once = labels && labels.type == ids.type;
+    const uint64_t limit = limit_of(ids, false, format_);
+    const uint64_t largest = with_token(ids.type, [&]<typename Integer>(Integer) {
+      return widen(tokens, segment.token_begin, segment.size(), limit, ids.at<Integer>(at),
+                   at_once ? labels.at<Integer>(at) : nullptr);
+    });
+    if (largest >= limit) throw bad_value(segment, shard, largest, limit, "among its token ids");
+    if (!labels || at_once) return;
+    with_token(labels.type, [&]<typename Integer>(Integer) {
+      widen<Integer>(tokens, segment.token_begin, segment.size(), UINT64_MAX, labels.at<Integer>(at), nullptr);
+    });
+  }
+
+  // Labels of a shard that has them. They are looked at in any case. Returns how many are kIgnoreLabel.
+  uint32_t copy_labels(const Segment& segment, const Shard& shard, const TokenArray& from, uint32_t at,
+                       const RowFields& fields) const {
+    const FieldRow& labels = fields[Field::kLabels];
+    const uint64_t limit =
+        labels ? limit_of(labels, true, format_) : limit_of(fields[Field::kInputIds], false, format_);
+    const LabelCounts counts = with_token(labels.type, [&]<typename Integer>(Integer) {
+      return widen_labels(from, segment.token_begin, segment.size(), labels.at<Integer>(at));
+    });
+    if (counts.largest >= limit)
+      throw bad_value(segment, shard, counts.largest, limit, "among its labels, which are -100 or token ids,");
+    return counts.num_ignored;
+  }
+
+  CorruptShardError bad_value(const Segment& segment, const Shard& shard, uint64_t value, uint64_t limit,
+                              const char* where) const {
     const std::string shown = value == UINT64_MAX ? "a negative number" : text(value);
     const std::string rule =
-        limit_ == format_.vocab_size ? text("vocab_size is ", limit_) : text("ids of this dtype end at ", limit_ - 1);
+        limit == format_.vocab_size ? text("vocab_size is ", limit) : text("ids of this dtype end at ", limit - 1);
     return CorruptShardError(
         shard.path(), segment.sample,
         text("stream \"", shard.stream(), "\": sample ", segment.sample, " of ", shard.path(), " has ", shown, " ",
@@ -161,39 +235,29 @@ class RowFiller {
   }
 
   // Document numbers and positions of all tokens of a row.
-  void number_documents(const RowFields<Integer>& fields, std::span<const Segment> segments) const {
-    Integer* positions = fields[Field::kPositionIds];
-    if (fields[Field::kSequenceId] == nullptr && positions == nullptr) return;
+  void number_documents(const RowFields& fields, std::span<const Segment> segments) const {
+    if (!fields[Field::kSequenceId] && !fields[Field::kPositionIds]) return;
     int document = 0;
     for_each_document(format_, segments, fields[Field::kInputIds], [&](uint32_t begin, uint32_t end, uint32_t) {
-      fields.set(Field::kSequenceId, begin, end, document++);
-      if (positions != nullptr) std::iota(positions + begin, positions + end, 0);
+      fields[Field::kSequenceId].set(begin, end, document++);
+      fields[Field::kPositionIds].count(begin, end);
     });
   }
 
-  void pad(const RowFields<Integer>& fields, uint32_t begin, uint32_t end) const {
+  void pad(const RowFields& fields, uint32_t begin, uint32_t end) const {
     if (begin == end) return;
-    fields.set(Field::kInputIds, begin, end, static_cast<Integer>(format_.pad_id));
-    fields.set(Field::kLabels, begin, end, kIgnoreLabel);
-    fields.set(Field::kAttentionMask, begin, end, 0);
-    fields.set(Field::kPositionIds, begin, end, 0);
-    fields.set(Field::kSequenceId, begin, end, kNoDocument);
-    fields.set(Field::kStreamIds, begin, end, kNoDocument);
+    fields[Field::kInputIds].set(begin, end, format_.pad_id);
+    fields[Field::kLabels].set(begin, end, kIgnoreLabel);
+    fields[Field::kLossMask].set(begin, end, 0);
+    fields[Field::kAttentionMask].set(begin, end, 0);
+    fields[Field::kPositionIds].set(begin, end, 0);
+    fields[Field::kSequenceId].set(begin, end, kNoDocument);
+    fields[Field::kStreamIds].set(begin, end, kNoDocument);
   }
 
   const BatchFormat& format_;
   BatchPlan& plan_;
-  const uint64_t limit_;  // token ids are below it
 };
-
-template <typename Integer>
-void fill_rows_as(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer) {
-  const RowFiller<Integer> filler(format, plan);
-  for (uint32_t row = begin; row < end; ++row) {
-    if (row + 1 < end) filler.prefetch(row + 1);
-    filler.fill(row, buffer);
-  }
-}
 
 /// The shards that rows [begin, end) read from, each once: others of the plan are not touched by their job.
 std::vector<const Shard*> shards_under(const BatchPlan& plan, uint32_t begin, uint32_t end) {
@@ -236,15 +300,13 @@ class CuSeqlens {
   uint32_t longest_ = 0;
 };
 
-template <typename Integer>
 uint32_t write_cu_seqlens(const BatchFormat& format, const BatchPlan& plan, std::byte* buffer) {
   CuSeqlens ends(format, buffer);
   for (uint32_t row = 0; row < format.num_rows; ++row) {
     const std::span<const Segment> segments = plan.rows.row(row);
     const uint32_t first = row * format.seq_len;
     ends.add(first + places_of(format, segments).begin);  // padding on the left
-    const Integer* ids = RowFields<Integer>(format, row, buffer)[Field::kInputIds];
-    for_each_document(format, segments, ids,
+    for_each_document(format, segments, RowFields(format, row, buffer)[Field::kInputIds],
                       [&](uint32_t, uint32_t, uint32_t padded_end) { ends.add(first + padded_end); });
     ends.add(first + format.seq_len);
   }
@@ -269,10 +331,10 @@ void fill_rows(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint3
     throw(*shard)->corrupt(CorruptShardError::kWholeShard, kWasCut);
   };
   try {
-    if (format.integer == BatchFormat::Integer::kInt32) {
-      fill_rows_as<int32_t>(format, plan, begin, end, buffer);
-    } else {
-      fill_rows_as<int64_t>(format, plan, begin, end, buffer);
+    const RowFiller filler(format, plan);
+    for (uint32_t row = begin; row < end; ++row) {
+      if (row + 1 < end) filler.prefetch(row + 1);
+      filler.fill(row, buffer);
     }
   } catch (const CorruptShardError&) {
     check_faults();  // zeros in place of lost pages look like a corrupt sample
@@ -289,8 +351,7 @@ uint32_t finish_batch(const BatchFormat& format, BatchPlan& plan, std::byte* buf
       plan.rows.count_no_loss(segments[i].stream);
   }
   if (format.cu_seqlens_capacity == 0) return 0;
-  return format.integer == BatchFormat::Integer::kInt32 ? write_cu_seqlens<int32_t>(format, plan, buffer)
-                                                        : write_cu_seqlens<int64_t>(format, plan, buffer);
+  return write_cu_seqlens(format, plan, buffer);
 }
 
 }  // namespace stoker

@@ -17,6 +17,7 @@ namespace stoker {
 /// padding, and on the first token of every segment but the row's first where the batch is packed. attention_mask: 1, 0
 /// on padding. sequence_id: number of the document in its row, kNoDocument on padding. position_ids: place in the
 /// document as far as it lies in the row, 0 on padding. stream_ids: number of the stream, kNoDocument on padding.
+/// Values are written modulo the range of the field's type; tokens and labels that do not fit are an error.
 void fill_rows(const BatchFormat& format, BatchPlan& plan, uint32_t begin, uint32_t end, std::byte* buffer);
 
 /// Once all rows are filled: counts loss in plan.rows, and writes cu_seqlens if it is asked for. These are int32 places

@@ -55,30 +55,6 @@ LabelCounts copy_labels(const std::byte* __restrict source, uint32_t count, Inte
   return {negative ? UINT64_MAX : largest, num_ignored};
 }
 
-/// Calls `action` with a value of the C++ type of `type`.
-template <typename Action>
-auto with_type(TokenType type, Action action) {
-  switch (type) {
-    case TokenType::kU8:
-      return action(uint8_t{});
-    case TokenType::kI8:
-      return action(int8_t{});
-    case TokenType::kU16:
-      return action(uint16_t{});
-    case TokenType::kI16:
-      return action(int16_t{});
-    case TokenType::kU32:
-      return action(uint32_t{});
-    case TokenType::kI32:
-      return action(int32_t{});
-    case TokenType::kU64:
-      return action(uint64_t{});
-    case TokenType::kI64:
-      break;
-  }
-  return action(int64_t{});
-}
-
 const std::byte* address_of(const TokenArray& source, uint32_t index) {
   return source.values + uint64_t{index} * size_bytes(source.type);
 }
@@ -88,17 +64,18 @@ const std::byte* address_of(const TokenArray& source, uint32_t index) {
 template <typename Integer>
 uint64_t widen(const TokenArray& source, uint32_t begin, uint32_t count, uint64_t limit, Integer* ids,
                Integer* labels) {
-  return with_type(source.type, [&](auto token) {
+  return with_integer(source.type, [&](auto token) {
     return widen_from<decltype(token)>(address_of(source, begin), count, limit, ids, labels);
   });
 }
 
+template uint64_t widen(const TokenArray&, uint32_t, uint32_t, uint64_t, uint16_t*, uint16_t*);
 template uint64_t widen(const TokenArray&, uint32_t, uint32_t, uint64_t, int32_t*, int32_t*);
 template uint64_t widen(const TokenArray&, uint32_t, uint32_t, uint64_t, int64_t*, int64_t*);
 
 template <typename Integer>
 LabelCounts widen_labels(const TokenArray& source, uint32_t begin, uint32_t count, Integer* labels) {
-  return with_type(source.type, [&](auto label) {
+  return with_integer(source.type, [&](auto label) {
     using Label = decltype(label);
     const std::byte* from = address_of(source, begin);
     return labels == nullptr ? copy_labels<Label, Integer, false>(from, count, labels)
@@ -106,11 +83,12 @@ LabelCounts widen_labels(const TokenArray& source, uint32_t begin, uint32_t coun
   });
 }
 
+template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, uint16_t*);
 template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, int32_t*);
 template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, int64_t*);
 
 int64_t value_at(const TokenArray& source, uint32_t index) {
-  return with_type(source.type, [&](auto value) {
+  return with_integer(source.type, [&](auto value) {
     std::memcpy(&value, address_of(source, index), sizeof(value));
     return static_cast<int64_t>(value);
   });

@@ -9,7 +9,7 @@ namespace stoker {
 
 /// Copies `count` values of `source` from value `begin` on to `ids`, and to `labels` too where that is not null.
 /// Returns the largest value as an unsigned 64-bit number, a negative one counting as larger than all others; 0 where
-/// no value of the type can reach `limit`. Instantiated for int32_t and int64_t.
+/// no value of the type can reach `limit`. Instantiated for uint16_t, int32_t and int64_t.
 template <typename Integer>
 uint64_t widen(const TokenArray& source, uint32_t begin, uint32_t count, uint64_t limit, Integer* ids, Integer* labels);
 
@@ -19,7 +19,7 @@ struct LabelCounts {
   uint32_t num_ignored;  // labels that are
 };
 
-/// Copies labels in the same way, unless `labels` is null. Instantiated for int32_t and int64_t.
+/// Copies labels in the same way, unless `labels` is null; kIgnoreLabel modulo 2^16 as uint16_t.
 template <typename Integer>
 LabelCounts widen_labels(const TokenArray& source, uint32_t begin, uint32_t count, Integer* labels);
 

@@ -25,7 +25,7 @@ TokenArray parse_column(const Column& column, std::span<const std::byte> bytes) 
       array.type = *column.type;
     } else {
       const auto code = std::to_integer<uint8_t>(bytes[0]);
-      const std::optional<TokenType> type = token_type_of_code(code);
+      const std::optional<IntegerType> type = integer_type_of_code(code);
       if (!type)
         throw SampleFormatError(text("has an ndarray of dtype code ", int{code}, ", which is not an integer type"));
       array.type = *type;

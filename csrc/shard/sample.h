@@ -13,7 +13,7 @@ namespace stoker {
 
 /// The values of a column of one sample, unaligned, little-endian. Points into the shard.
 struct TokenArray {
-  TokenType type = TokenType::kU8;
+  IntegerType type = IntegerType::kU8;
   uint32_t size = 0;  // values, not bytes
   const std::byte* values = nullptr;
 };

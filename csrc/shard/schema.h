@@ -5,17 +5,12 @@
 #include <optional>
 #include <vector>
 
+#include "base/integer.h"
+
 namespace stoker {
 
-/// Integer types a token may have on disk, little-endian.
-enum class TokenType : uint8_t { kU8, kI8, kU16, kI16, kU32, kI32, kU64, kI64 };
-
-constexpr uint32_t size_bytes(TokenType type) { return 1U << (static_cast<uint32_t>(type) / 2); }
-
 /// MDS dtype code of an ndarray header -> type; nothing for floats and unknown codes.
-std::optional<TokenType> token_type_of_code(uint8_t code);
-
-const char* name(TokenType type);
+std::optional<IntegerType> integer_type_of_code(uint8_t code);
 
 /// One column. Physical order is the order of Schema::columns.
 struct Column {
@@ -28,8 +23,8 @@ struct Column {
   };
   Role role = Role::kOther;
   Encoding encoding = Encoding::kOpaque;
-  std::optional<TokenType> type;  // of the values; nothing where the ndarray header says it
-  uint32_t fixed_size = 0;        // bytes; 0: variable, with a size word in front of the sample
+  std::optional<IntegerType> type;  // of the values; nothing where the ndarray header says it
+  uint32_t fixed_size = 0;          // bytes; 0: variable, with a size word in front of the sample
 };
 
 /// The columns of a shard; exactly one has the role kTokens.

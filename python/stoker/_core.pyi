@@ -110,13 +110,14 @@ def plan_rows(
 
 @final
 class BatchFormat:
+    """`fields` are names and integer types."""
+
     def __init__(
         self,
         *,
-        fields: Sequence[str],
+        fields: Sequence[tuple[str, str]],
         num_rows: int,
         seq_len: int,
-        dtype: str,
         pad_id: int,
         pad_left: bool,
         documents: str,
@@ -126,6 +127,11 @@ class BatchFormat:
         vocab_size: int,
         cu_seqlens_capacity: int,
     ) -> None: ...
+    @property
+    def size_bytes(self) -> int: ...
+    @property
+    def offsets(self) -> list[int]:
+        """Where each field begins in a buffer, and cu_seqlens behind them, if it is asked for."""
 
 @final
 class BufferPool:
@@ -137,8 +143,8 @@ class BufferPool:
 class Buffer:
     """Memory that returns to its pool when the last view of it dies."""
 
-    def arrays(self, dtype: np.dtype[Any], shape: tuple[int, int, int], num_more: int) -> list[npt.NDArray[Any]]:
-        """The buffer as shape[0] arrays of shape[1:], one behind the other, and one of `num_more` int32, if any."""
+    def arrays(self, format: BatchFormat) -> list[npt.NDArray[Any]]:
+        """The fields, each an array over the buffer, and cu_seqlens behind them, if it is asked for."""
 
 @final
 class BatchInfo:
@@ -224,6 +230,10 @@ class Engine:
     ) -> None: ...
     def next(self, timeout_s: float, replacement: object, address: int) -> tuple[Any, BatchInfo]:
         """The oldest buffer, filled; `replacement` is filled later instead."""
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether `next` gives a batch at once."""
 
     @property
     def next_row(self) -> int | None:

@@ -7,16 +7,19 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import gcd
 from typing import Any, NamedTuple
 
 from stoker import _core
-from stoker.batches import BatchMemory, make_memory
+from stoker.batches import BatchForm, BatchMemory, make_memory
 from stoker.dataset import TokenDataset
+from stoker.distributed import find_ranks
 from stoker.epochs import Epochs, Place
 from stoker.errors import LoaderClosedError
-from stoker.options import Options, check_index, default_cache_dir
+from stoker.feed import DeviceFeed, Feed, HostFeed
+from stoker.handoff import Handoff, check_device, open_accelerator, wire_fields
+from stoker.options import Options, check_index, default_cache_dir, name_fields, rows_of_a_rank
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
 from stoker.stream import Stream
@@ -58,9 +61,9 @@ class DataLoader:
     the same for every batch (see `cu_seqlens_capacity`): the end is repeated. `max_seqlen`, an int, comes with it:
     tokens of the longest document.
 
-    They are torch tensors on the CPU, or numpy arrays where torch is not installed. Their memory is the caller's as
-    long as any of them lives. Threads start at the first batch; until then a loader can be pickled. After a fork a
-    loader that has started works in the parent only. A loader belongs to one thread at a time.
+    They are torch tensors on the CPU or on `device`, or numpy arrays where torch is not installed. Their memory is the
+    caller's as long as any of them lives. Threads start at the first batch; until then a loader can be pickled. After a
+    fork a loader that has started, or has a device, works in the parent only. A loader belongs to one thread at a time.
 
     The order of rows and its algorithms (stride scheduling, keyed block shuffles) are described in docs/design.md; the
     same arguments give the same rows for any number of workers, ranks and interruptions.
@@ -73,16 +76,20 @@ class DataLoader:
         streams: Sequence[Stream] | Stream,
         *,
         seq_len: int,
-        batch_size: int,
+        batch_size: int | None = None,
+        global_batch_size: int | None = None,
         layout: str = "concat",
-        fields: Sequence[str] = ("input_ids", "labels"),
+        fields: Sequence[str] | Mapping[str, str] | str = ("input_ids", "labels"),
         epoch_size: int | str | None = None,
         shuffle: bool = True,
         seed: int = 0,
         shuffle_block: int = 16384,
         lanes: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        replication: int = 1,
+        device_mesh: Any = None,
+        mesh_dims: Sequence[str] | None = None,
         num_workers: int = 2,
         prefetch_factor: int | None = None,
         drop_last: bool = True,
@@ -104,6 +111,8 @@ class DataLoader:
         bos_token_id: int | None = None,
         vocab_size: int | None = None,
         pin_memory: bool = False,
+        device: Any = None,
+        static_buffers: bool = False,
         timeout: float = 0,
         cache_memory: int | str = "2gb",
         cache_dir: str | os.PathLike[str] | None = None,
@@ -113,11 +122,16 @@ class DataLoader:
         Args:
             streams: What to mix.
             seq_len: Tokens a row.
-            batch_size: Rows a batch, of this rank.
+            batch_size: Rows a batch, of this rank. batch_size * world_size rows make a global batch.
+            global_batch_size: Rows a step over all ranks, instead of batch_size: it stays when the world size changes.
             layout: "concat": rows are cut from each stream's endless line of tokens, none is lost; documents go on from
                 row to row. "pack": whole samples of any streams together in rows, with as little padding as can be.
                 "pad": one sample a row.
-            fields: What a batch holds, in this order; "input_ids" must be among them.
+            fields: What a batch holds, in this order; "input_ids" must be among them. A mapping gives them other names:
+                {"tokens": "input_ids", "cu_seqlens_q": "cu_seqlens", "max_seqlen_q": "max_seqlen", ...}. Or the name of
+                such a mapping: "huggingface" (input_ids, labels, position_ids, cu_seq_lens_q and _k, max_length_q and
+                _k), "flash" (the same with flash_attn_varlen_func's cu_seqlens_q and _k, max_seqlen_q and _k) or
+                "composer" (input_ids, labels, attention_mask, sequence_id).
             epoch_size: Units an epoch (rows for `concat`, samples for `pad` and `pack`, or tokens: see `weights_in`),
                 such as 100_000 or "100k". Default: what the streams hold, as their weights say. An epoch of `pack` is
                 as many rows as its tokens fill without padding.
@@ -127,8 +141,15 @@ class DataLoader:
                 more shards the working set: a block of concat rows is shuffle_block * seq_len tokens.
             lanes: Parts that the order is made of; each rank reads the shards of its own lanes. Default: the world size
                 at the first start, kept in the state. Leave it alone unless you know the largest world size to come.
-            rank: This process's number among all that train together.
-            world_size: Their number; batch_size * world_size rows make a global batch.
+            rank: This process's number among those that train together.
+            world_size: Their number. Default: rank and world size are those of `device_mesh`, else of torch's default
+                process group if there is one, else of the environment that torchrun or Slurm's srun make, else 0 and 1.
+            replication: So many ranks, one after the other, get the same rows, as tensor parallel peers need; the rest
+                of this text calls them one rank.
+            device_mesh: A torch DeviceMesh. Its data-parallel dimensions tell rank and world size; peers along others
+                (tensor, context, pipeline parallel) get the same rows.
+            mesh_dims: The names of these dimensions. Default: those with a usual one, such as "dp", "dp_replicate",
+                "dp_shard" or "fsdp".
             num_workers: Threads that fill batches; `next()` helps them while it has to wait. 0: filled in `next()`
                 alone. 2 keep up with most trainers; more help where shards are compressed.
             prefetch_factor: Batches that are filled ahead. Default: 8; without workers there are none.
@@ -163,6 +184,11 @@ class DataLoader:
             eos_token_id, bos_token_id: See `documents`.
             vocab_size: A token id at or above it is an error. Default: only ids that are negative or don't fit `dtype`.
             pin_memory: Batches in page-locked memory, for `.to(device, non_blocking=True)`.
+            device: Batches on an accelerator: "cuda", "cuda:1", "xpu", "mps", a torch.device. They are copied ahead on
+                a stream of their own, and are ready in the order of the stream that is current when `next()` is called.
+                Token ids must be below 2^31. "cuda" is the device that is current at the first batch.
+            static_buffers: With `device`: every batch is in the same tensors, as CUDA graphs need. `next()` overwrites
+                them, in the order of the current stream.
             timeout: Seconds that `next()` waits at most for a batch. 0: for as long as it takes.
             cache_memory: Decompressed shards are kept in memory within this size, such as "2gb". Where the working set
                 is larger, they are expanded once to files in `cache_dir`.
@@ -170,22 +196,24 @@ class DataLoader:
 
         Raises:
             FileNotFoundError: A stream has no index.json.
-            ValueError: An argument breaks its rule, or an index breaks its format.
+            ValueError: An argument breaks its rule, an index breaks its format, or there is no such device.
             TypeError: `streams` holds something else than Stream.
         """
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        ranks = find_ranks(rank, world_size, replication=replication, device_mesh=device_mesh, mesh_dims=mesh_dims)
+        self._names = name_fields(fields)
         options = Options(
             seq_len=seq_len,
-            batch_size=batch_size,
+            batch_size=rows_of_a_rank(batch_size, global_batch_size, ranks.world_size),
             layout=layout,
-            fields=tuple(fields),
+            fields=tuple(dict.fromkeys(field for field in self._names.values() if field != "max_seqlen")),
             epoch_size=None if epoch_size is None else parse_count(epoch_size),
             shuffle=shuffle,
             seed=seed,
             shuffle_block=shuffle_block,
-            lanes=world_size if lanes is None else lanes,
-            rank=rank,
-            world_size=world_size,
+            lanes=ranks.world_size if lanes is None else lanes,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
             num_workers=num_workers,
             prefetch_factor=8 if prefetch_factor is None else prefetch_factor,
             drop_last=drop_last,
@@ -207,23 +235,31 @@ class DataLoader:
             bos_token_id=bos_token_id,
             vocab_size=vocab_size,
             pin_memory=pin_memory,
+            static_buffers=static_buffers,
             timeout=timeout,
             cache_memory=parse_bytes(cache_memory),
             cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
         )
         self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else list(streams), options)
+        logger.info("rank %d of %d, from %s", ranks.rank, ranks.world_size, ranks.source)
+        self._device = check_device(device)
+        if static_buffers and self._device is None:
+            raise ValueError("static_buffers=True needs `device`, an accelerator whose graphs read them.")
+        self._process = os.getpid()
         self._options = options
         self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last)
         self._layout = self.dataset.layout()
-        self._format = self._make_format()
+        self._form = self._make_form()
         self._fields = (*options.row_fields, *(["cu_seqlens"] if options.cu_seqlens_entries else []))
+        self._is_renamed = any(name != field for name, field in self._names.items())
         self._lanes_given = lanes is not None
         self._place = Place(options.lanes)
         self._iteration = 0  # the one that is alive
         self._last: tuple[int, _core.BatchInfo] | None = None  # epoch and counts of the last batch received
         self._meter = Meter(len(self.dataset.counts))
-        self._memory: BatchMemory | None = None
-        self._engine: _core.Engine | None = None
+        self._memory: BatchMemory | None = None  # of the CPU
+        self._handoff: Handoff | None = None  # or of the device
+        self._feed: Feed | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
 
@@ -252,23 +288,35 @@ class DataLoader:
         it does not stand there: at first, after a jump, and after an exception between taking a batch and handing it
         over."""
         begin = time.perf_counter()
-        engine, memory = self._engine, self._memory
-        if engine is None or memory is None or engine.next_row != self._place.row:
-            engine, memory = self._start_engine()
-        buffer, info = engine.next(self._options.timeout, *memory.take())
+        feed = self._feed
+        if feed is None or feed.next_row != self._place.row:
+            feed = self._start_feed()
+        arrays, info = feed.next(self._options.timeout)
         self._meter.received(begin)
-        batch = dict(zip(self._fields, memory.arrays(buffer), strict=True))
+        batch = dict(zip(self._fields, arrays, strict=True))
         if info.max_seqlen:
             batch["max_seqlen"] = info.max_seqlen
+        if self._is_renamed:
+            batch = {name: batch[field] for name, field in self._names.items()}
         return batch, info
 
-    def _make_format(self) -> _core.BatchFormat:
-        options = self._options
-        return _core.BatchFormat(
-            fields=options.row_fields,
+    def _make_form(self) -> BatchForm:
+        options, dataset = self._options, self.dataset
+        fields = tuple((name, options.dtype) for name in options.row_fields)
+        if self._device is not None:
+            fields = wire_fields(
+                options.row_fields,
+                token_types={schema.token_type for index in dataset.indexes for schema in index.schemas},
+                has_labels="finetuning" in dataset.kinds,
+                num_streams=len(dataset.names),
+                seq_len=options.seq_len,
+                pad_id=options.pad_id,
+                vocab_size=options.vocab_size,
+            )
+        core_format = _core.BatchFormat(
+            fields=fields,
             num_rows=options.batch_size,
             seq_len=options.seq_len,
-            dtype=options.dtype,
             pad_id=options.pad_id,
             pad_left=options.padding_side == "left",
             documents=options.documents,
@@ -278,35 +326,53 @@ class DataLoader:
             vocab_size=options.vocab_size or 0,
             cu_seqlens_capacity=max(0, options.cu_seqlens_entries - 1),
         )
+        return BatchForm(core_format, fields, options.batch_size, options.seq_len, options.cu_seqlens_entries)
 
-    def _start_engine(self) -> tuple[_core.Engine, BatchMemory]:
-        self._stop_engine()
+    def _start_feed(self) -> Feed:
+        self._stop_feed()
+        if self._device is not None:
+            if self._handoff is None:
+                accelerator = open_accelerator(self._device)
+                self._handoff = Handoff(
+                    accelerator,
+                    self._form,
+                    self._options.row_fields,
+                    self._options.dtype,
+                    is_static=self._options.static_buffers,
+                )
+            engine = self._start_engine(self._handoff.take)
+            self._feed = DeviceFeed(engine, self._handoff, self._options.global_batch)
+        else:
+            self._memory = self._memory or make_memory(
+                self._form,
+                max_kept=self._in_flight + 2,  # one that the trainer works on, one that it has just let go
+                pin_memory=self._options.pin_memory,
+            )
+            self._feed = HostFeed(self._start_engine(self._memory.take), self._memory)
+        self._finalizer = weakref.finalize(self, self._feed.engine.close)
+        return self._feed
+
+    @property
+    def _in_flight(self) -> int:
+        return self._options.prefetch_factor if self._options.num_workers > 0 else 1
+
+    def _start_engine(self, take_buffer: Callable[[], tuple[Any, int]]) -> _core.Engine:
         options = self._options
-        in_flight = options.prefetch_factor if options.num_workers > 0 else 1
-        memory = self._memory = self._memory or make_memory(
-            (len(options.row_fields), options.batch_size, options.seq_len),
-            options.cu_seqlens_entries,
-            options.dtype,
-            max_kept=in_flight + 2,  # one that the trainer works on, one that it has just let go
-            pin_memory=options.pin_memory,
-        )
         opened = self.dataset.opened(self._place.lanes)
         self._warn_of_lanes_without_hints()
-        self._engine = engine = _core.Engine(
+        return _core.Engine(
             store=opened.store,
             order=opened.order,
             layout=self._layout,
-            format=self._format,
+            format=self._form.format,
             rank=options.rank,
             world_size=options.world_size,
             first_row=self._place.row,
             hints_row=self._place.hints_row,
             hints=self._place.hints,
             num_workers=options.num_workers,
-            buffers=[memory.take() for _ in range(in_flight)],
+            buffers=[take_buffer() for _ in range(self._in_flight)],
         )
-        self._finalizer = weakref.finalize(self, engine.close)
-        return engine, memory
 
     def _warn_of_lanes_without_hints(self) -> None:
         """They are walked from their first sample, which takes a while on a large run."""
@@ -325,13 +391,13 @@ class DataLoader:
                 *(len(walked), len(range(options.rank % apart, lanes, apart)), options.rank, min(walked)),
             )
 
-    def _stop_engine(self) -> None:
-        if (engine := self._engine) is not None:
-            engine.close()  # before it is let go: no two engines work on one store
+    def _stop_feed(self) -> None:
+        if (feed := self._feed) is not None:
+            feed.engine.close()  # before it is let go: no two engines work on one store
             if self._finalizer is not None:
                 self._finalizer.detach()
-            self._engine = None
-            self._meter.add(engine.progress())
+            self._feed = None
+            self._meter.add(feed.engine.progress(), feed.ahead)
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -359,9 +425,11 @@ class DataLoader:
         keeps_lanes = self._lanes_given or self._options.packing == "foundry"
         lanes = self._options.lanes if keeps_lanes else saved_lanes(state) or self._place.lanes
         ours = {**self._specification, "lanes": lanes}
-        place = check_state(state, ours, len(self.dataset), adapt=on_change == "adapt")
+        place = check_state(
+            state, ours, len(self.dataset), world_size=self._options.world_size, adapt=on_change == "adapt"
+        )
         self._iteration += 1
-        self._stop_engine()
+        self._stop_feed()
         self._last = None
         self._place = self._epochs.start(place)
 
@@ -438,7 +506,8 @@ class DataLoader:
             self.dataset.asked,
             weights_in="tokens" if self._options.weights_in == "tokens" else "units",
             batch_tokens=self._batch_tokens,
-            running=None if self._engine is None else self._engine.progress(),
+            running=None if self._feed is None else self._feed.engine.progress(),
+            ahead=() if self._feed is None else self._feed.ahead,
         )
 
     @property
@@ -475,11 +544,21 @@ class DataLoader:
         """Whether page-locked memory was asked for."""
         return self._options.pin_memory
 
+    @property
+    def rank(self) -> int:
+        """This process's number among those that get different rows."""
+        return self._options.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes get different rows."""
+        return self._options.world_size
+
     # ------------------------------------------------------------ lifetime
     def close(self) -> None:
         """Stops and joins the threads. Idempotent; the loader can't be used afterwards, batches received can."""
         self._is_closed = True
-        self._stop_engine()
+        self._stop_feed()
 
     def __enter__(self) -> DataLoader:
         return self
@@ -490,11 +569,15 @@ class DataLoader:
     def _check_open(self) -> None:
         if self._is_closed:
             raise LoaderClosedError("the loader is closed: make a new one, and give it the state of this one to go on.")
-        if self._engine is not None:
-            self._engine.check_process()
+        if self._feed is not None:
+            self._feed.engine.check_process()
+        if self._device is not None and os.getpid() != self._process:
+            raise LoaderClosedError(
+                "a loader with a device works in the process that made it, and this is a fork: make the loader here."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._engine is not None:
+        if self._feed is not None:
             raise TypeError("a loader that has started can't be pickled: pickle it before its first batch is taken.")
         return {"arguments": self._arguments, "place": self._place}
 
@@ -516,7 +599,7 @@ class _EpochIterator(Iterator[dict[str, Any]]):
         """The next batch.
 
         Returns:
-            The `fields` asked for: (batch_size, seq_len) tensors on the CPU. See `DataLoader`.
+            The `fields` asked for: (batch_size, seq_len) tensors. See `DataLoader`.
 
         Raises:
             StopIteration: The epoch is over.
@@ -525,7 +608,8 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             ValueError: A sample is longer than seq_len and `overflow` is "error"; the same at every later call.
             TimeoutError: No batch came within `timeout` seconds. A later call goes on waiting.
             LoaderClosedError: The loader is closed, or was started in another process.
-            RuntimeError: `iter`, `set_epoch` or `load_state_dict` of the loader was called since.
+            RuntimeError: `iter`, `set_epoch` or `load_state_dict` of the loader was called since, or a CUDA graph is
+                being captured on the loader's device.
         """
         loader, place = self._loader, self._loader._place
         if loader._is_closed:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids", "cu_seqlens")
+_PACKED_ROWS = {name: name for name in ("input_ids", "labels", "position_ids")}
+# Names in a batch and the fields that go by them; max_seqlen comes with cu_seqlens.
+PRESETS: dict[str, dict[str, str]] = {
+    "huggingface": _PACKED_ROWS
+    | dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), "cu_seqlens")
+    | dict.fromkeys(("max_length_q", "max_length_k"), "max_seqlen"),
+    "flash": _PACKED_ROWS
+    | dict.fromkeys(("cu_seqlens_q", "cu_seqlens_k"), "cu_seqlens")
+    | dict.fromkeys(("max_seqlen_q", "max_seqlen_k"), "max_seqlen"),
+    "composer": {name: name for name in ("input_ids", "labels", "attention_mask", "sequence_id")},
+}
 LAYOUTS = ("pad", "concat", "pack")
 OVERFLOWS = ("truncate", "split", "drop", "error")
 _MAX_WINDOW = 1 << 24  # samples
@@ -34,6 +47,59 @@ def check_index(name: str, value: Any, low: int, high: int) -> int:
     if number is None or not low <= number <= high:
         raise ValueError(f"{name} is {value!r}: it must be a whole number from {low} to {high}.")
     return number
+
+
+def divisors_in_words(number: int) -> str:
+    """The whole numbers that divide it, as "1, 2 and 4"."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    *most, last = sorted({*small, *(number // n for n in small)})
+    return f"{', '.join(map(str, most))} and {last}" if most else str(last)
+
+
+def name_fields(fields: Sequence[str] | Mapping[str, str] | str) -> dict[str, str]:
+    """`fields` as names in a batch and the field that each stands for.
+
+    Raises:
+        ValueError: A field is not known, or there twice.
+    """
+    if isinstance(fields, str):
+        if fields not in PRESETS:
+            raise ValueError(
+                f"fields is {fields!r}: it must be a list of fields, or one of {', '.join(map(repr, PRESETS))}."
+            )
+        return PRESETS[fields]
+    if isinstance(fields, Mapping):
+        names = dict(fields)
+        known = (*FIELDS, "max_seqlen") if "cu_seqlens" in names.values() else FIELDS
+    else:
+        names = {field: field for field in fields}
+        known = FIELDS
+    if any(f not in known for f in names.values()) or len(names) < len(fields) or "input_ids" not in names.values():
+        raise ValueError(
+            f"fields is {fields if isinstance(fields, Mapping) else list(fields)}: it must have 'input_ids' and may "
+            f"have {', '.join(FIELDS[1:])}, each once; and where a mapping gives names, max_seqlen beside cu_seqlens."
+        )
+    if not isinstance(fields, Mapping) and "cu_seqlens" in names:
+        names["max_seqlen"] = "max_seqlen"
+    return names
+
+
+def rows_of_a_rank(batch_size: int | None, global_batch_size: int | None, world_size: int) -> int:
+    """batch_size, given itself or as a part of the global batch.
+
+    Raises:
+        ValueError: Both are given, or neither, or the ranks do not divide the global batch.
+    """
+    if (batch_size is None) == (global_batch_size is None):
+        raise ValueError("give batch_size, the rows of a rank, or global_batch_size, those of all ranks together.")
+    if batch_size is not None:
+        return batch_size
+    rows = check_index("global_batch_size", global_batch_size, 1, (1 << 31) - 1)
+    if rows % world_size:
+        raise ValueError(
+            f"global_batch_size is {rows}, which {world_size} ranks do not divide: {divisors_in_words(rows)} do."
+        )
+    return rows // world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +142,7 @@ class Options:
     bos_token_id: int | None
     vocab_size: int | None
     pin_memory: bool
+    static_buffers: bool
     timeout: float
     cache_memory: int
     cache_dir: str
@@ -97,7 +164,7 @@ class Options:
                 self._check_name(name, known)
         self._check_name("documents", ("samples", "eos", "bos"))
         self._check_name("dtype", ("int64", "int32"))
-        for name in ("shuffle", "drop_last", "pin_memory"):
+        for name in ("shuffle", "drop_last", "pin_memory", "static_buffers"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}: it must be True or False.")
         if not isinstance(self.timeout, (int, float)) or not 0 <= self.timeout < float("inf"):
@@ -107,12 +174,6 @@ class Options:
         for name, low in (("vocab_size", 1), ("eos_token_id", 0), ("bos_token_id", 0)):
             if getattr(self, name) is not None:
                 self._check_index(name, low, (1 << 63) - 1)
-        unknown = [f for f in self.fields if f not in FIELDS]
-        if unknown or len(set(self.fields)) < len(self.fields) or "input_ids" not in self.fields:
-            raise ValueError(
-                f"fields is {list(self.fields)}: it must have 'input_ids' and may have {', '.join(FIELDS[1:])}, each "
-                "once."
-            )
         if self.layout == "concat" and self.overflow is not None:
             raise ValueError(
                 f"overflow={self.overflow!r} does not go with layout 'concat', where no sample is too long."

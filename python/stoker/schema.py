@@ -20,6 +20,7 @@ class Schema:
     Attributes:
         columns: For the core.
         kind: "text", or "finetuning" where there are labels.
+        token_type: Integer type of token ids; None where each sample's array says it.
         fixed_tokens: Tokens a sample, where the encoding fixes them.
         overhead_bytes: Bytes of a sample that are not token values, where the encodings alone tell them and
             `token_bytes`; else None.
@@ -29,6 +30,7 @@ class Schema:
 
     columns: list[_core.Column]
     kind: str
+    token_type: str | None
     fixed_tokens: int | None
     overhead_bytes: int | None
     token_bytes: int
@@ -63,6 +65,7 @@ def parse_schema(
     fixed_tokens: int | None = None
     overhead: int | None = 0
     token_bytes = 0
+    token_type: str | None = None
     for name, encoding, size in zip(names, encodings, sizes, strict=True):
         fixed_size = size or 0  # the format treats 0 as variable
         role = "tokens" if name == tokens else "labels" if name == labels else "other"
@@ -73,6 +76,7 @@ def parse_schema(
         of_bytes = bytes_dtype if role == "tokens" else labels_dtype
         how, dtype = _token_encoding(name, encoding, fixed_size, where=where, bytes_dtype=of_bytes)
         for_core.append(_core.Column(role, how, dtype, fixed_size))
+        token_type = dtype if role == "tokens" else token_type
         if how == "static_array":
             assert dtype is not None
             if role == "tokens":
@@ -86,6 +90,7 @@ def parse_schema(
     return Schema(
         columns=for_core,
         kind="text" if labels is None else "finetuning",
+        token_type=token_type,
         fixed_tokens=fixed_tokens,
         overhead_bytes=overhead,
         token_bytes=token_bytes,

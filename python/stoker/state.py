@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from stoker import _core
 from stoker.dataset import TokenDataset
 from stoker.epochs import Epochs, Place
 from stoker.errors import StateMismatchError
-from stoker.options import Options, check_index
+from stoker.options import Options, check_index, divisors_in_words
 
 _MAX_POSITION = (1 << 40) - 1  # of rows, and of samples in a lane
 STATE_VERSION = 1
@@ -66,46 +67,91 @@ def _totals(of_shards: npt.NDArray[Any]) -> list[Any]:
 
 
 def make_state(spec: dict[str, Any], place: Place) -> dict[str, Any]:
-    """The state of a loader that stands at a place."""
+    """The state of a loader that stands at a place: always the same keys, each with a number, a text or a list of
+    lists of numbers. torch.distributed.checkpoint stores a dict key by key, and loads the keys that the loader's own
+    state has: the specification is one text, so that no difference is lost in that."""
+    hints = (
+        [] if place.hints is None else [[lane, begin, rows, *bins] for lane, begin, rows, bins in place.hints.list()]
+    )
     return {
         "version": STATE_VERSION,
         "order_version": ORDER_VERSION,
         "epoch": place.epoch,
         "epoch_begin": place.first_row,
         "rows": place.row,
-        "specification": {**spec, "lanes": place.lanes},
-        **({} if place.hints is None else {"hints": _hints_to_json(place.hints), "hints_row": place.hints_row}),
+        "specification": json.dumps({**spec, "lanes": place.lanes}),
+        **({"hints": hints, "hints_row": place.hints_row} if "pack" in spec else {}),
     }
 
 
-def _hints_to_json(hints: _core.LaneHints) -> dict[str, list[Any]]:
-    """By lane: where its window begins, rows delivered of it, and what was left over before it, if anything can be."""
-    return {str(lane): [begin, rows, *([left] if left else [])] for lane, begin, rows, left in hints.list()}
+def merge_states(states: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
+    """One state of those of all ranks, with the hints of all of them.
+
+    Args:
+        states: By rank.
+
+    Raises:
+        StateMismatchError: They are not of one run at one row.
+    """
+    first, *others = sorted(states)
+    merged = states[first]
+    for rank in others:
+        one, other = ({**s, **_specification_of(s)} for s in (merged, states[rank]))
+        apart = [n for n in one if one[n] != other.get(n) and n not in ("specification", "hints", "hints_row")]
+        if apart:
+            shown = "; ".join(f"{name} {_apart(one[name], other.get(name))}" for name in apart)
+            raise StateMismatchError(
+                f"the loaders of rank {first} and rank {rank} differ: {shown}. Make all ranks' loaders with the same "
+                "arguments over the same data, and take the state of all at the same batch."
+            )
+    if "hints" in merged:
+        newest = max(state["hints_row"] for state in states.values())
+        hints = {hint[0]: hint for s in states.values() if s["hints_row"] == newest for hint in s["hints"]}
+        merged = {**merged, "hints": [hints[lane] for lane in sorted(hints)], "hints_row": newest}
+    return merged
+
+
+def _specification_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a state says of its loader; empty where it says nothing legible."""
+    try:
+        spec = json.loads(state["specification"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return spec if isinstance(spec, dict) else {}
+
+
+def _apart(one: Any, other: Any) -> str:
+    """Two values, of dicts only what differs."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+        one, other = ({key: values[key] for key in keys if key in values} for values in (one, other))
+    return f"{one!r} and {other!r}"
 
 
 def _hints_from_json(hints: Any, lanes: int) -> _core.LaneHints:
+    """Each is a lane, where its window begins, the rows delivered of it, and the bins left over before it."""
     out = []
-    for lane, (begin, rows, *left) in hints.items():
-        numbers = check_index("lane", int(lane), 0, lanes - 1), check_index("begin", begin, 0, _MAX_POSITION)
-        bins = [[check_index("position", p, 0, _MAX_POSITION) for p in bin_] for bin_ in (left[0] if left else [])]
-        out.append((*numbers, check_index("rows", rows, 0, _MAX_POSITION), bins))
+    for lane, begin, rows, *bins in hints:
+        numbers = check_index("lane", lane, 0, lanes - 1), check_index("begin", begin, 0, _MAX_POSITION)
+        left = [[check_index("position", p, 0, _MAX_POSITION) for p in bin_] for bin_ in bins]
+        out.append((*numbers, check_index("rows", rows, 0, _MAX_POSITION), left))
     return _core.LaneHints(out)
 
 
 def saved_lanes(state: Mapping[str, Any]) -> int | None:
     """The lanes of the run that a state is of, if it tells."""
-    spec = state.get("specification") if isinstance(state, Mapping) else None
-    lanes = spec.get("lanes") if isinstance(spec, Mapping) else None
+    lanes = _specification_of(state).get("lanes")
     return lanes if type(lanes) is int and 1 <= lanes < 1 << 31 else None
 
 
-def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, adapt: bool) -> Place:
+def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, world_size: int, adapt: bool) -> Place:
     """Checks that a state fits a loader.
 
     Args:
         state: What `state_dict` gave, maybe through JSON.
         ours: The specification of the loader that it is loaded into.
         units: Rows an epoch of that loader.
+        world_size: Its ranks.
         adapt: Accept another global batch.
 
     Returns:
@@ -123,11 +169,14 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
             f"the state is of version {versions[0]} and order version {versions[1]}; this stoker reads "
             f"{STATE_VERSION} and {ORDER_VERSION}. Resume with the version that saved it."
         )
-    theirs = state.get("specification")
-    if not isinstance(theirs, Mapping):
+    theirs = _specification_of(state)
+    if not theirs:
         raise StateMismatchError("the state is damaged: it has no specification. Load another checkpoint.")
+    ours = json.loads(json.dumps(ours))  # as numbers and keys come out of it
     differences = [
-        _difference(name, theirs.get(name), ours[name]) for name in ours if not _same(name, theirs, ours, adapt)
+        _difference(name, theirs.get(name), ours[name], world_size)
+        for name in ours
+        if not _same(name, theirs, ours, adapt)
     ]
     if differences:
         raise StateMismatchError(
@@ -140,8 +189,8 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, a
             check_index(n, state.get(n), 0, _MAX_POSITION) for n in ("epoch", "epoch_begin", "rows")
         )
         place = Place(ours["lanes"], epoch, first_row, row)
-        if state.get("hints") is not None:
-            hints_row = check_index("hints_row", state.get("hints_row", row), 0, row)
+        if state.get("hints"):
+            hints_row = check_index("hints_row", state.get("hints_row"), 0, row)
             place = place._replace(hints=_hints_from_json(state["hints"], ours["lanes"]), hints_row=hints_row)
         batch = theirs["global_batch"]
         fits = Epochs(max(units, batch), batch, ours["drop_last"]).contains(place)
@@ -163,12 +212,17 @@ def _same(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], adapt: 
     return bool(theirs.get(name) == ours[name])
 
 
-def _difference(name: str, theirs: Any, ours: Any) -> str:
+def _difference(name: str, theirs: Any, ours: Any, world_size: int) -> str:
     if name == "global_batch":
+        if type(theirs) is not int or theirs < 1:
+            return f"its global batch was {theirs!r}"
+        if theirs % world_size:
+            what = f"{world_size} ranks do not divide it, {divisors_in_words(theirs)} do"
+        else:
+            what = f"set batch_size={theirs // world_size}"
         return (
-            f"its global batch is {theirs} rows, this loader's {ours} (batch_size x world_size): choose a batch_size "
-            f'of {theirs} / world_size, or pass on_change="adapt" to go on with another batch from the same row, which '
-            "needs drop_last=True"
+            f"its global batch is {theirs} rows, this loader's {ours} (batch_size x world_size): {what}; or pass "
+            'on_change="adapt" to go on with another batch from the same row, which needs drop_last=True'
         )
     if name == "streams" and isinstance(theirs, Mapping):
         lines = []

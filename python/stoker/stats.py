@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,11 @@ _COUNTS = (
     *("empty_samples", "no_loss_samples"),
 )
 _SECONDS = ("plan_s", "load_s", "fill_s", "wait_s")
+
+
+def _received(name: str, progress: _core.Progress, ahead: Sequence[_core.BatchInfo]) -> Any:
+    """A count by stream, without that of batches which the consumer has not received."""
+    return getattr(progress, name) - sum((getattr(info, name) for info in ahead), np.uint64(0))
 
 
 class Meter:
@@ -33,11 +39,12 @@ class Meter:
         if self._begin is None:
             self._begin, self._first_batch_s = begin, self._end - begin
 
-    def add(self, progress: _core.Progress) -> None:
-        """Takes over what an engine that is closed has done."""
-        self._num_batches += progress.num_batches
+    def add(self, progress: _core.Progress, ahead: Sequence[_core.BatchInfo]) -> None:
+        """Takes over what an engine that is closed has done. `ahead` are batches of it that the consumer has not
+        received."""
+        self._num_batches += progress.num_batches - len(ahead)
         for name in _COUNTS:
-            self._counts[name] += getattr(progress, name)
+            self._counts[name] += _received(name, progress, ahead)
         for name in _SECONDS:
             self._seconds[name] += getattr(progress, name)
 
@@ -49,11 +56,12 @@ class Meter:
         weights_in: str,
         batch_tokens: int,
         running: _core.Progress | None,
+        ahead: Sequence[_core.BatchInfo],
     ) -> dict[str, Any]:
         """See `DataLoader.stats`. `weights_in` is the count that shares are of, "units" or "tokens"; `running` is the
-        progress of the engine that is not closed."""
-        num_batches = self._num_batches + (running.num_batches if running else 0)
-        counts = {n: self._counts[n] + (getattr(running, n) if running else np.uint64(0)) for n in _COUNTS}
+        progress of the engine that is not closed, `ahead` as for `add`."""
+        num_batches = self._num_batches + (running.num_batches - len(ahead) if running else 0)
+        counts = {n: self._counts[n] + (_received(n, running, ahead) if running else np.uint64(0)) for n in _COUNTS}
         seconds = {n: self._seconds[n] + (getattr(running, n) if running else 0.0) for n in _SECONDS}
         elapsed = 0.0 if self._begin is None else max(0.0, self._end - self._begin)
         tokens, weighed = int(counts["tokens"].sum()), int(counts[weights_in].sum())

@@ -20,6 +20,7 @@ namespace {
 using namespace testing_files;
 using Buffer = std::vector<std::byte>;
 constexpr std::chrono::seconds kLong{60};
+constexpr std::byte kUnwritten{0xAA};  // behind fields, up to the next one
 constexpr std::chrono::nanoseconds kNow{0};
 
 /// A data set of some streams on disk and a run over it.
@@ -79,7 +80,7 @@ class World {
 
   BatchFormat format(uint32_t world_size = 1) const {
     BatchFormat format;
-    format.fields = {Field::kInputIds, Field::kLabels, Field::kSequenceId, Field::kStreamIds};
+    format.fields = {{Field::kInputIds}, {Field::kLabels}, {Field::kSequenceId}, {Field::kStreamIds}};
     format.num_rows = static_cast<uint32_t>(spec_.global_batch) / world_size;
     format.seq_len = seq_len;
     format.is_packed = layout.kind == LayoutKind::kPack;
@@ -100,7 +101,7 @@ class World {
     std::vector<Buffer> out;
     while (out.size() < num_batches) {
       while (submitted.size() < in_flight) {
-        submitted.emplace_back(format(world_size).size_bytes(), std::byte{0xAA});
+        submitted.emplace_back(format(world_size).size_bytes(), kUnwritten);
         engine.submit(submitted.back().data());
       }
       if (!engine.wait(kLong)) throw std::runtime_error("no batch: " + engine.waiting_for());
@@ -144,6 +145,7 @@ class World {
       for (const auto& field : {ids, labels, documents, streams}) {
         const auto* begin = reinterpret_cast<const std::byte*>(field.data());
         buffer.insert(buffer.end(), begin, begin + field.size() * sizeof(int64_t));
+        buffer.resize(ceil_div(buffer.size(), BatchFormat::kAlignment) * BatchFormat::kAlignment, kUnwritten);
       }
     }
     return out;
@@ -202,15 +204,19 @@ TEST(Engine, RanksTogetherAndAnyPointOfResumeGiveTheGlobalBatches) {
     for (const uint32_t world_size : {1U, 2U, 3U, 6U}) {
       const uint64_t first = rng.below(num_batches);
       const size_t rows = 6 / world_size;
-      const size_t row_bytes = world.format().row_bytes();
+      const BatchFormat format = world.format(world_size);
+      const size_t row_bytes = format.row_bytes(format.fields[0]);
+      const size_t field_bytes = format.field_bytes(format.fields[0]);
+      const size_t global_field_bytes = world.format().field_bytes(format.fields[0]);
       for (uint32_t rank = 0; rank < world_size; ++rank) {
         const std::vector<Buffer> got =
             world.take(*world.engine(2, 6 * first, {rank, world_size}), num_batches - first, 3, world_size);
         for (size_t b = 0; b < got.size(); ++b)
           for (size_t field = 0; field < 4; ++field)
             for (size_t i = 0; i < rows; ++i) {
-              const std::byte* mine = got[b].data() + (field * rows + i) * row_bytes;
-              const std::byte* whole = want[first + b].data() + (field * 6 + rank + i * world_size) * row_bytes;
+              const std::byte* mine = got[b].data() + field * field_bytes + i * row_bytes;
+              const std::byte* whole =
+                  want[first + b].data() + field * global_field_bytes + (rank + i * world_size) * row_bytes;
               ASSERT_EQ(std::memcmp(mine, whole, row_bytes), 0);
             }
       }
@@ -240,7 +246,7 @@ TEST(Engine, AnErrorComesInItsPlaceAndStays) {
     }
     for (const uint32_t workers : {0U, 1U, 4U}) {
       world.reopen(uint64_t{1} << 30);
-      std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes()));
+      std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes(), kUnwritten));
       const Engine::Pointer engine = world.engine(workers);
       for (Buffer& buffer : buffers) engine->submit(buffer.data());
       for (size_t b = 0; b < failing; ++b) {
@@ -288,7 +294,7 @@ TEST(Engine, ACorruptPieceFailsItsBatchOnly) {
           }))
         break;
     }
-    std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes()));
+    std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes(), kUnwritten));
     const Engine::Pointer engine = world.engine(3);
     for (Buffer& buffer : buffers) engine->submit(buffer.data());
     for (size_t b = 0; b < failing; ++b) {
@@ -309,7 +315,7 @@ TEST(Engine, AFileThatIsCutWhileItIsReadNeverGivesWrongTokens) {
     World world({{}}, rng);
     const size_t num_batches = 40;
     const std::vector<Buffer> want = world.expected(num_batches);
-    std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes()));
+    std::vector<Buffer> buffers(num_batches, Buffer(world.format().size_bytes(), kUnwritten));
     const Engine::Pointer engine = world.engine(6);
     for (Buffer& buffer : buffers) engine->submit(buffer.data());
     const uint64_t cut_after = rng.below(num_batches);
@@ -338,7 +344,7 @@ TEST(Engine, AnEpochIsItsCountsForAnyWorkers) {
     const uint64_t units = spec.epoch_units();
     const uint64_t batches = spec.drop_last ? units : (units + 5) / 6;  // six epochs without a gap, or one
     const Engine::Pointer engine = world.engine(static_cast<uint32_t>(rng.below(17)));
-    Buffer buffer(world.format().size_bytes());
+    Buffer buffer(world.format().size_bytes(), kUnwritten);
     std::vector<uint64_t> got(spec.counts.size());
     for (uint64_t b = 0; b < batches; ++b) {
       engine->submit(buffer.data());
@@ -362,7 +368,7 @@ TEST(Engine, ClosesErrorsAndRestartsOnTheSameShardsChangeNoBatch) {
       const bool is_lost = rng.below(3) == 0;
       if (is_lost) std::filesystem::rename(path, path + ".lost");
       const size_t first = rng.below(num_batches);
-      std::vector<Buffer> buffers(1 + rng.below(num_batches - first), Buffer(world.format().size_bytes()));
+      std::vector<Buffer> buffers(1 + rng.below(num_batches - first), Buffer(world.format().size_bytes(), kUnwritten));
       const Engine::Pointer engine = world.engine(static_cast<uint32_t>(rng.below(17)), 6 * first);
       for (Buffer& buffer : buffers) engine->submit(buffer.data());
       const size_t taken = rng.below(buffers.size() + 1);
@@ -389,7 +395,7 @@ TEST(Engine, CanBeClosedAtAnyMomentAndStartedAgainOnTheSameShards) {
   const std::vector<Buffer> want = world.expected(8);
   for (int trial = 0; trial < 60; ++trial) {
     if (trial % 10 == 0) world.reopen(rng.below(3) * 1000);
-    std::vector<Buffer> buffers(1 + rng.below(8), Buffer(world.format().size_bytes()));
+    std::vector<Buffer> buffers(1 + rng.below(8), Buffer(world.format().size_bytes(), kUnwritten));
     const Engine::Pointer engine = world.engine(static_cast<uint32_t>(rng.below(4)));
     for (Buffer& buffer : buffers) engine->submit(buffer.data());
     for (uint64_t taken = rng.below(buffers.size()); taken > 0; --taken) {
@@ -438,7 +444,7 @@ class SlowWorld : public World {
 TEST(Engine, ClosingWakesAConsumerThatWaits) {
   Rng rng(key("wakes"));
   const SlowWorld world(rng);
-  Buffer buffer(world.format().size_bytes());
+  Buffer buffer(world.format().size_bytes(), kUnwritten);
   const Engine::Pointer engine = world.engine(1);
   EXPECT_THROW(engine->wait(kNow), ArgumentError);  // nothing is submitted: it would wait for ever
   engine->submit(buffer.data());
@@ -460,7 +466,7 @@ TEST(Engine, ClosingWaitsForAConsumerThatDoesTheWork) {
   Rng rng(key("no workers"));
   World world(kForms, rng);
   for (int trial = 0; trial < 20; ++trial) {
-    std::vector<Buffer> buffers(500, Buffer(world.format().size_bytes()));
+    std::vector<Buffer> buffers(500, Buffer(world.format().size_bytes(), kUnwritten));
     const Engine::Pointer engine = world.engine(0);
     for (Buffer& buffer : buffers) engine->submit(buffer.data());
     std::atomic<int> taken = 0;
@@ -485,7 +491,7 @@ TEST(Engine, ManyMayCloseAtOnce) {
   Rng rng(key("many close"));
   World world(kForms, rng);
   for (int trial = 0; trial < 20; ++trial) {
-    std::vector<Buffer> buffers(4, Buffer(world.format().size_bytes()));
+    std::vector<Buffer> buffers(4, Buffer(world.format().size_bytes(), kUnwritten));
     const Engine::Pointer engine = world.engine(2);
     for (Buffer& buffer : buffers) engine->submit(buffer.data());
     std::vector<std::thread> closers;
@@ -498,7 +504,7 @@ TEST(Engine, ManyMayCloseAtOnce) {
 TEST(Engine, NextBeforeWaitIsRefused) {
   Rng rng(key("early"));
   World world({{}}, rng);
-  Buffer buffer(world.format().size_bytes());
+  Buffer buffer(world.format().size_bytes(), kUnwritten);
   const Engine::Pointer engine = world.engine(0);
   engine->submit(buffer.data());
   EXPECT_THROW(engine->next(), ArgumentError);
@@ -511,7 +517,7 @@ TEST(Engine, NextBeforeWaitIsRefused) {
 TEST(Engine, AForkedChildIsToldAndLeavesTheEngineAlone) {
   Rng rng(key("fork"));
   World world({{}}, rng);
-  Buffer buffer(world.format().size_bytes());
+  Buffer buffer(world.format().size_bytes(), kUnwritten);
   Engine::Pointer engine = world.engine(2);
   engine->submit(buffer.data());
   const pid_t child = ::fork();
@@ -546,7 +552,7 @@ TEST(Engine, ProgressCountsWhatWasHandedOver) {
   Rng rng(key("progress"));
   World world({{}, {}}, rng);
   world.set_layout(LayoutKind::kConcat);
-  Buffer buffer(world.format().size_bytes());
+  Buffer buffer(world.format().size_bytes(), kUnwritten);
   const Engine::Pointer engine = world.engine(1);
   for (int b = 0; b < 4; ++b) {
     engine->submit(buffer.data());

@@ -17,8 +17,25 @@ namespace {
 using namespace testing_files;
 using Row = std::vector<int64_t>;
 
-constexpr Field kAllFields[] = {Field::kInputIds,    Field::kLabels,     Field::kAttentionMask,
-                                Field::kPositionIds, Field::kSequenceId, Field::kStreamIds};
+constexpr FieldFormat kAllFields[] = {{Field::kInputIds},    {Field::kLabels},     {Field::kAttentionMask},
+                                      {Field::kPositionIds}, {Field::kSequenceId}, {Field::kStreamIds}};
+
+/// All values of a field of a filled batch, by row.
+std::vector<Row> rows_of(const BatchFormat& format, Field field, const std::byte* buffer) {
+  for (const FieldFormat& in_buffer : format.fields) {
+    if (in_buffer.field == field) {
+      std::vector<Row> rows(format.num_rows);
+      for (size_t i = 0; i < size_t{format.num_rows} * format.seq_len; ++i)
+        with_integer(in_buffer.type, [&]<typename Integer>(Integer value) {
+          std::memcpy(&value, buffer + i * sizeof(value), sizeof(value));
+          rows[i / format.seq_len].push_back(static_cast<int64_t>(value));
+        });
+      return rows;
+    }
+    buffer += format.field_bytes(in_buffer);
+  }
+  return {};
+}
 
 /// A plan of rows over two streams of one shard each.
 BatchPlan make_plan(ShardStore& store, const std::vector<std::vector<Segment>>& rows, BatchFormat& format) {
@@ -48,19 +65,11 @@ class FillTest : public testing::Test {
 
   BatchPlan plan(const std::vector<std::vector<Segment>>& rows) { return make_plan(store_, rows, format_); }
 
-  template <typename Integer = int64_t>
   std::vector<std::vector<Row>> fill(BatchPlan batch) {  // [field][row]
     std::vector<std::byte> buffer(format_.size_bytes());
     fill_rows(format_, batch, 0, format_.num_rows, buffer.data());
-    std::vector<std::vector<Row>> out(format_.fields.size(), std::vector<Row>(format_.num_rows));
-    const std::byte* at = buffer.data();
-    for (auto& field : out)
-      for (Row& row : field)
-        for (uint32_t i = 0; i < format_.seq_len; ++i, at += sizeof(Integer)) {
-          Integer value;
-          std::memcpy(&value, at, sizeof(Integer));
-          row.push_back(value);
-        }
+    std::vector<std::vector<Row>> out;
+    for (const FieldFormat& field : format_.fields) out.push_back(rows_of(format_, field.field, buffer.data()));
     return out;
   }
 
@@ -97,8 +106,24 @@ TEST_F(FillTest, PaddingOnTheLeftMovesEverythingRight) {
 TEST_F(FillTest, Int32HoldsTheSame) {
   const BatchPlan batch = plan({{{0, 0, 2, 0, 6}}, {{1, 0, 0, 2, 5}}});
   const auto wide = fill(batch);
-  format_.integer = BatchFormat::Integer::kInt32;
-  EXPECT_EQ(fill<int32_t>(batch), wide);
+  for (FieldFormat& field : format_.fields) field.type = IntegerType::kI32;
+  EXPECT_EQ(fill(batch), wide);
+}
+
+TEST_F(FillTest, EveryFieldMayHaveATypeOfItsOwn) {
+  const BatchPlan batch = plan({{{0, 0, 2, 0, 6}}, {{1, 0, 0, 2, 5}}, {}});
+  auto wide = fill(batch);
+  const IntegerType types[] = {IntegerType::kU16, IntegerType::kI32, IntegerType::kU8,
+                               IntegerType::kI16, IntegerType::kI16, IntegerType::kI8};
+  for (size_t i = 0; i < format_.fields.size(); ++i) format_.fields[i].type = types[i];
+  EXPECT_EQ(format_.fields_bytes(), 7U * BatchFormat::kAlignment);  // 96 bytes of labels
+  EXPECT_EQ(fill(batch), wide);
+  format_.fields[1].type = IntegerType::kU16;
+  for (Row& row : wide[1]) std::replace(row.begin(), row.end(), int64_t{-100}, int64_t{65436});
+  EXPECT_EQ(fill(batch), wide);
+  format_.fields[1] = {Field::kLossMask, IntegerType::kU8};
+  for (Row& row : wide[1]) std::transform(row.begin(), row.end(), row.begin(), [](int64_t v) { return v != 65436; });
+  EXPECT_EQ(fill(batch), wide);
 }
 
 TEST_F(FillTest, AnEmptySampleIsNoDocument) {
@@ -141,7 +166,7 @@ TEST_F(FillTest, ATokenBeyondTheVocabularyIsAnErrorThatNamesItsSample) {
 
 TEST_F(FillTest, ATokenThatTheTypeCannotHoldIsAnErrorWhateverTheVocabulary) {
   StreamFiles files = write_stream(directory_, "wide", {{2}}, {});
-  files.schemas[0].columns[0].type = TokenType::kU32;  // two uint16 tokens read as one of 32 bits
+  files.schemas[0].columns[0].type = IntegerType::kU32;  // two uint16 tokens read as one of 32 bits
   files.schemas[0].columns[0].encoding = Column::Encoding::kBytes;
   const std::string path = files.directory + "/" + files.shards[0].raw_basename;
   Bytes bytes = read_file(path);
@@ -156,11 +181,12 @@ TEST_F(FillTest, ATokenThatTheTypeCannotHoldIsAnErrorWhateverTheVocabulary) {
   ShardStore store({files, write_stream(directory_, "other", {{5}}, {})}, 0);
   BatchPlan batch = plan({{{0, 0, 0, 0, 1}}});
   batch.shards[0] = store.get({0, 0});
-  format_.integer = BatchFormat::Integer::kInt64;
   EXPECT_EQ(fill(batch)[0][0][0], 4294967295);
-  format_.integer = BatchFormat::Integer::kInt32;
   format_.vocab_size = uint64_t{1} << 33;
-  EXPECT_THROW(fill<int32_t>(batch), CorruptShardError);
+  for (const IntegerType type : {IntegerType::kI32, IntegerType::kU16}) {
+    format_.fields[0].type = type;
+    EXPECT_THROW(fill(batch), CorruptShardError);
+  }
 }
 
 TEST_F(FillTest, AShardThatIsCutWhileItIsOpenIsAnErrorAndItIsOpenedAnew) {
@@ -196,12 +222,7 @@ class PackedFillTest : public testing::Test {
   BatchPlan plan(const std::vector<std::vector<Segment>>& rows) { return make_plan(store_, rows, format_); }
 
   /// A field of a row, once the batch is filled.
-  Row row_of(Field field, uint32_t row) const {
-    const auto number = std::find(format_.fields.begin(), format_.fields.end(), field) - format_.fields.begin();
-    const auto* at =
-        reinterpret_cast<const int64_t*>(buffer_.data() + static_cast<size_t>(number) * format_.field_bytes());
-    return Row(at + row * format_.seq_len, at + (row + 1) * format_.seq_len);
-  }
+  Row row_of(Field field, uint32_t row) const { return rows_of(format_, field, buffer_.data())[row]; }
   uint32_t fill(BatchPlan& batch) {
     buffer_.assign(format_.size_bytes(), std::byte{0xAA});
     fill_rows(format_, batch, 0, format_.num_rows, buffer_.data());
@@ -232,8 +253,26 @@ TEST_F(PackedFillTest, LabelsAreTheShardsButForTheFirstTokenOfAllButTheFirstSegm
   EXPECT_EQ(counts[0].no_loss_samples, 1U);
 }
 
+TEST_F(PackedFillTest, CompactLabelsAreTheSame) {
+  const auto make = [&] { return plan({{{0, 0, 2, 0, 6}, {1, 0, 0, 0, 5}}, {{0, 0, 4, 0, 5}}}); };
+  BatchPlan batch = make();
+  fill(batch);
+  const auto row = [&] { return row_of(Field::kLabels, 0); };
+  Row want = row();
+  format_.fields = {{Field::kInputIds, IntegerType::kU16}, {Field::kLabels, IntegerType::kI32}};
+  fill(batch = make());
+  EXPECT_EQ(row(), want);
+  format_.fields[1].type = IntegerType::kU16;
+  fill(batch = make());
+  std::replace(want.begin(), want.end(), int64_t{-100}, int64_t{65436});
+  EXPECT_EQ(row(), want);
+  format_.fields = {{Field::kInputIds, IntegerType::kU16}, {Field::kLossMask, IntegerType::kU8}};
+  fill(batch = plan({{{1, 0, 0, 0, 5}, {1, 0, 0, 0, 4}}}));
+  EXPECT_EQ(row_of(Field::kLossMask, 0), (Row{1, 1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0}));
+}
+
 TEST_F(PackedFillTest, LossIsCountedWithoutTheFieldToo) {
-  format_.fields = {Field::kInputIds};
+  format_.fields = {{Field::kInputIds}};
   BatchPlan batch = plan({{{0, 0, 0, 0, 9}, {0, 0, 2, 0, 6}}});
   fill(batch);
   EXPECT_EQ(batch.rows.counts()[0].loss_tokens, 6U + 4U);
@@ -262,7 +301,7 @@ TEST_F(PackedFillTest, ALabelThatIsNoTokenIdIsAnError) {
   format_.vocab_size = largest + 1;
   EXPECT_NO_THROW(fill(batch));  // -100 is none, and no error
   StreamFiles files = write_stream(directory_, "unsigned", {{9, 0, 6}}, {.labels = true});
-  files.schemas[0].columns[1].type = TokenType::kU32;  // -100 is a number like others there
+  files.schemas[0].columns[1].type = IntegerType::kU32;  // -100 is a number like others there
   ShardStore store({files, write_stream(directory_, "other", {{5}}, {})}, 0);
   batch.shards[0] = store.get({0, 0});
   format_.vocab_size = 65536;
@@ -275,7 +314,7 @@ TEST_F(PackedFillTest, ALabelThatIsNoTokenIdIsAnError) {
 }
 
 template <typename Label>
-void expect_labels(TokenType type, const std::vector<Label>& values, uint64_t largest, uint32_t num_ignored) {
+void expect_labels(IntegerType type, const std::vector<Label>& values, uint64_t largest, uint32_t num_ignored) {
   std::vector<std::byte> unaligned(1 + values.size() * sizeof(Label));
   std::memcpy(unaligned.data() + 1, values.data(), values.size() * sizeof(Label));
   const TokenArray source{type, static_cast<uint32_t>(values.size()), unaligned.data() + 1};
@@ -291,18 +330,18 @@ void expect_labels(TokenType type, const std::vector<Label>& values, uint64_t la
 }
 
 TEST(WidenLabels, CopiesEveryIntegerTypeAndCountsWhatIsIgnored) {
-  expect_labels<int8_t>(TokenType::kI8, {-100, 5, -100, 127}, 127, 2);
-  expect_labels<int16_t>(TokenType::kI16, {-100, 5, -1}, UINT64_MAX, 1);
-  expect_labels<int32_t>(TokenType::kI32, {-100, -100}, 0, 2);
-  expect_labels<int64_t>(TokenType::kI64, {7, int64_t{1} << 40, -100}, uint64_t{1} << 40, 1);
-  expect_labels<uint8_t>(TokenType::kU8, {156, 3}, 156, 0);  // the byte of -100 is a number here
-  expect_labels<uint16_t>(TokenType::kU16, {65436, 3}, 65436, 0);
-  expect_labels<uint32_t>(TokenType::kU32, {4, 3}, 4, 0);
-  expect_labels<uint64_t>(TokenType::kU64, {4, 3}, 4, 0);
+  expect_labels<int8_t>(IntegerType::kI8, {-100, 5, -100, 127}, 127, 2);
+  expect_labels<int16_t>(IntegerType::kI16, {-100, 5, -1}, UINT64_MAX, 1);
+  expect_labels<int32_t>(IntegerType::kI32, {-100, -100}, 0, 2);
+  expect_labels<int64_t>(IntegerType::kI64, {7, int64_t{1} << 40, -100}, uint64_t{1} << 40, 1);
+  expect_labels<uint8_t>(IntegerType::kU8, {156, 3}, 156, 0);  // the byte of -100 is a number here
+  expect_labels<uint16_t>(IntegerType::kU16, {65436, 3}, 65436, 0);
+  expect_labels<uint32_t>(IntegerType::kU32, {4, 3}, 4, 0);
+  expect_labels<uint64_t>(IntegerType::kU64, {4, 3}, 4, 0);
 }
 
 template <typename Token>
-void expect_widened(TokenType type, const std::vector<Token>& values, uint64_t limit, uint64_t largest) {
+void expect_widened(IntegerType type, const std::vector<Token>& values, uint64_t limit, uint64_t largest) {
   std::vector<std::byte> unaligned(1 + values.size() * sizeof(Token));
   std::memcpy(unaligned.data() + 1, values.data(), values.size() * sizeof(Token));
   const TokenArray source{type, static_cast<uint32_t>(values.size()), unaligned.data() + 1};
@@ -318,17 +357,17 @@ void expect_widened(TokenType type, const std::vector<Token>& values, uint64_t l
 
 TEST(Widen, CopiesEveryIntegerTypeAndFindsItsLargestValue) {
   constexpr uint64_t kNone = UINT64_MAX;  // no limit: nothing is looked for in unsigned types
-  expect_widened<uint8_t>(TokenType::kU8, {1, 255, 3}, 100, 255);
-  expect_widened<uint8_t>(TokenType::kU8, {1, 255, 3}, kNone, 0);
-  expect_widened<int8_t>(TokenType::kI8, {1, 127, 3}, 100, 127);
-  expect_widened<int8_t>(TokenType::kI8, {1, -1, 3}, 100, UINT64_MAX);
-  expect_widened<uint16_t>(TokenType::kU16, {1, 65535, 3}, 50000, 65535);
-  expect_widened<int16_t>(TokenType::kI16, {7, -32768, 3}, 50000, UINT64_MAX);
-  expect_widened<uint32_t>(TokenType::kU32, {1, 4294967295, 3}, uint64_t{1} << 31, 4294967295);
-  expect_widened<int32_t>(TokenType::kI32, {5, 4, 2147483647}, kNone, 2147483647);
-  expect_widened<int32_t>(TokenType::kI32, {5, -100, 2147483647}, kNone, UINT64_MAX);
-  expect_widened<uint64_t>(TokenType::kU64, {5, uint64_t{1} << 63, 2}, uint64_t{1} << 63, uint64_t{1} << 63);
-  expect_widened<int64_t>(TokenType::kI64, {5, std::numeric_limits<int64_t>::min(), 2}, 10, UINT64_MAX);
+  expect_widened<uint8_t>(IntegerType::kU8, {1, 255, 3}, 100, 255);
+  expect_widened<uint8_t>(IntegerType::kU8, {1, 255, 3}, kNone, 0);
+  expect_widened<int8_t>(IntegerType::kI8, {1, 127, 3}, 100, 127);
+  expect_widened<int8_t>(IntegerType::kI8, {1, -1, 3}, 100, UINT64_MAX);
+  expect_widened<uint16_t>(IntegerType::kU16, {1, 65535, 3}, 50000, 65535);
+  expect_widened<int16_t>(IntegerType::kI16, {7, -32768, 3}, 50000, UINT64_MAX);
+  expect_widened<uint32_t>(IntegerType::kU32, {1, 4294967295, 3}, uint64_t{1} << 31, 4294967295);
+  expect_widened<int32_t>(IntegerType::kI32, {5, 4, 2147483647}, kNone, 2147483647);
+  expect_widened<int32_t>(IntegerType::kI32, {5, -100, 2147483647}, kNone, UINT64_MAX);
+  expect_widened<uint64_t>(IntegerType::kU64, {5, uint64_t{1} << 63, 2}, uint64_t{1} << 63, uint64_t{1} << 63);
+  expect_widened<int64_t>(IntegerType::kI64, {5, std::numeric_limits<int64_t>::min(), 2}, 10, UINT64_MAX);
 }
 
 }  // namespace

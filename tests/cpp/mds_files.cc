@@ -114,9 +114,9 @@ Schema schema_of(const Form& form) {
   Schema schema;
   if (form.other_column) schema.columns.push_back({});
   schema.columns.push_back({Column::Role::kTokens,
-                            form.bytes_column ? Column::Encoding::kBytes : Column::Encoding::kArray, TokenType::kU16,
+                            form.bytes_column ? Column::Encoding::kBytes : Column::Encoding::kArray, IntegerType::kU16,
                             0});
-  if (form.labels) schema.columns.push_back({Column::Role::kLabels, Column::Encoding::kArray, TokenType::kI32, 0});
+  if (form.labels) schema.columns.push_back({Column::Role::kLabels, Column::Encoding::kArray, IntegerType::kI32, 0});
   return schema;
 }
 

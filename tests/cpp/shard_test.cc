@@ -28,7 +28,7 @@ void expect_tokens(const Shard& shard, const std::string& stream, uint32_t numbe
     EXPECT_EQ(shard.token_ends()[i], end += lengths[i]);
     const TokenArray tokens = shard.parse(i).tokens;
     ASSERT_EQ(tokens.size, lengths[i]);
-    ASSERT_EQ(tokens.type, TokenType::kU16);
+    ASSERT_EQ(tokens.type, IntegerType::kU16);
     for (uint32_t k = 0; k < tokens.size; ++k) {
       uint16_t token;
       std::memcpy(&token, tokens.values + 2 * k, 2);

@@ -20,13 +20,13 @@ constexpr size_t kHeader = 8;
 using Role = Column::Role;
 using Encoding = Column::Encoding;
 const Schema kSchemas[] = {
-    {{{Role::kTokens, Encoding::kArray, TokenType::kU16, 0}}},
+    {{{Role::kTokens, Encoding::kArray, IntegerType::kU16, 0}}},
     {{{Role::kTokens, Encoding::kArray, std::nullopt, 0}}},
-    {{{Role::kTokens, Encoding::kBytes, TokenType::kI64, 0}}},
-    {{{Role::kTokens, Encoding::kStaticArray, TokenType::kU8, 3}}},
-    {{{}, {Role::kTokens, Encoding::kArray, TokenType::kU16, 0}}},
-    {{{Role::kTokens, Encoding::kArray, TokenType::kI32, 0}, {Role::kLabels, Encoding::kArray, TokenType::kI16, 0}}},
-    {{{Role::kTokens, Encoding::kBytes, TokenType::kU32, 0}, {Role::kLabels, Encoding::kArray, std::nullopt, 0}}},
+    {{{Role::kTokens, Encoding::kBytes, IntegerType::kI64, 0}}},
+    {{{Role::kTokens, Encoding::kStaticArray, IntegerType::kU8, 3}}},
+    {{{}, {Role::kTokens, Encoding::kArray, IntegerType::kU16, 0}}},
+    {{{Role::kTokens, Encoding::kArray, IntegerType::kI32, 0}, {Role::kLabels, Encoding::kArray, IntegerType::kI16, 0}}},
+    {{{Role::kTokens, Encoding::kBytes, IntegerType::kU32, 0}, {Role::kLabels, Encoding::kArray, std::nullopt, 0}}},
 };
 
 /// A file without a name, open for its object's lifetime.

@@ -348,12 +348,15 @@ def test_a_shard_that_changes_while_it_is_used_is_an_error_in_its_place_or_no_ma
 # ---------------------------------------------------------------- states
 def test_a_world_size_that_does_not_divide_the_global_batch_is_refused(tmp_path: Path) -> None:
     directory = write_dataset(tmp_path, "web", LENGTHS)
-    with open_loader(directory, batch_size=4, world_size=2) as loader:
+    with open_loader(directory, batch_size=4, rank=0, world_size=2) as loader:
         state = loader.state_dict()
-    with open_loader(directory, batch_size=2, world_size=3) as loader:
-        with pytest.raises(stoker.StateMismatchError, match=r"global batch.*8.*6"):
+    with open_loader(directory, batch_size=2, rank=0, world_size=3) as loader:
+        with pytest.raises(
+            stoker.StateMismatchError,
+            match=r"global batch is 8 rows, .*6.*: 3 ranks do not divide it, 1, 2, 4 and 8 do",
+        ):
             loader.load_state_dict(state)
-    with open_loader(directory, batch_size=2, world_size=4) as loader:
+    with open_loader(directory, batch_size=2, rank=0, world_size=4) as loader:
         loader.load_state_dict(state)
 
 

@@ -178,9 +178,7 @@ def test_over_whole_windows_every_sample_is_in_the_rows_in_full_or_counted(packi
             while drawn < 2 * len(all_samples):
                 stats = loader.stats()["streams"]["a"]
                 next(batches)
-                if (
-                    new_begin := loader.state_dict()["hints"]["0"][0]
-                ) != begin:  # all of the window before is delivered
+                if (new_begin := loader.state_dict()["hints"][0][1]) != begin:  # all of the window before is delivered
                     complete, drawn, counted = len(rows), begin + packing["pack_window"], stats
                     begin = new_begin
                 rows.append(loader.order(len(rows))[0])
@@ -423,6 +421,7 @@ def test_foundry_packing_in_a_loader_is_the_packer_on_each_ranks_samples(data: s
         "packing_ratio": ratio,
         "max_leftover_bins_to_keep": keep,
         "batch_size": 2,
+        "rank": 0,
         "world_size": world_size,
         "epoch_size": 10_000,
     }
@@ -445,16 +444,16 @@ def test_foundry_packing_in_a_loader_is_the_packer_on_each_ranks_samples(data: s
             for step in range(5):
                 batch = [min(8, lengths[s.shard][s.sample]) for s in mine[step * raw : (step + 1) * raw]]
                 want += [[mine[i][1:3] for i in row] for row in packer.pack(batch)]
-            with load(stream, shuffle=True, rank=rank, **arguments) as loader:
+            with load(stream, shuffle=True, **{**arguments, "rank": rank}) as loader:
                 rows = [row for b in range(5) for row in loader.order(b)[rank::world_size]]
                 assert [[s[1:3] for s in row] for row in rows] == want
                 batches = [b["input_ids"].tolist() for _, b in zip(range(5), loader, strict=False)]
                 at = data.draw(st.integers(1, 4))
-            with load(stream, shuffle=True, rank=rank, **arguments) as loader:
+            with load(stream, shuffle=True, **{**arguments, "rank": rank}) as loader:
                 for _ in zip(range(at), loader, strict=False):
                     pass
                 state = loader.state_dict()
-            with load(stream, shuffle=True, rank=rank, **arguments) as loader:
+            with load(stream, shuffle=True, **{**arguments, "rank": rank}) as loader:
                 loader.load_state_dict(state)
                 assert [b["input_ids"].tolist() for _, b in zip(range(5 - at), loader, strict=False)] == batches[at:]
 
@@ -562,7 +561,10 @@ def test_a_sample_that_is_too_long_is_an_error_where_that_is_asked_for(tmp_path:
             {"packing": "foundry", "packing_ratio": 2, "lanes": 3, "shuffle": True},
             "needs as many lanes as ranks.*are 3",
         ),
-        ({"packing": "foundry", "packing_ratio": 2, "world_size": 2}, "are 1, as always with shuffle=False, and"),
+        (
+            {"packing": "foundry", "packing_ratio": 2, "rank": 0, "world_size": 2},
+            "are 1, as always with shuffle=False, and",
+        ),
         ({"packing": "foundry", "packing_ratio": 2, "pack_window": 9}, "use packing='best_fit'"),
         ({"layout": "pad", "packing_ratio": 2}, "packing_ratio=2 needs layout 'pack'"),
         ({"layout": "concat", "overflow": "split"}, "overflow='split' does not go with layout 'concat'"),
@@ -606,7 +608,7 @@ def test_a_damaged_hint_is_told(tmp_path: Path) -> None:
         next(iter(loader))
         state = loader.state_dict()
     many = (1 << 40) - 1
-    wrong = [{"0": [0, 10_000]}, {"0": [many, 1]}, {"0": [-1, 1]}, {"0": [0]}, {"7": [0, 1]}, {"0": "x"}, [1]]
+    wrong = [[[0, 0, 10_000]], [[0, many, 1]], [[0, -1, 1]], [[0, 0]], [[7, 0, 1]], [[0, "x"]], ["x"], [1], {"0": 1}, 1]
     for hints in wrong:
         with load(stream) as loader, pytest.raises(ValueError, match="the state is damaged"):
             loader.load_state_dict({**state, "hints": hints})
@@ -622,11 +624,11 @@ def test_damaged_leftovers_of_a_hint_are_told(tmp_path: Path) -> None:
         for _ in zip(range(4), loader, strict=False):
             pass
         state = loader.state_dict()
-    begin, rows = state["hints"]["0"][:2]
+    begin, rows = state["hints"][0][1:3]
     assert begin == 6
     for bins in ([[0, 1, 2, 3, 4, 5]], [[begin]], [[0], [0]], [[]], [["x"]], [0], [[-1]]):
         with load(stream, **arguments) as loader, pytest.raises(ValueError, match="the state is damaged"):
-            loader.load_state_dict({**state, "hints": {"0": [begin, rows, bins]}})
+            loader.load_state_dict({**state, "hints": [[0, begin, rows, *bins]]})
             next(iter(loader))
 
 
@@ -640,8 +642,8 @@ def test_a_state_without_hints_walks_the_lanes_again_and_says_so(
             next(batches)
         state = loader.state_dict()
         want = [next(batches)["input_ids"].tolist() for _ in range(6)]
-    assert set(state["hints"]) == {"0", "1", "2"}
-    for hints, told in ((state["hints"], None), (None, "3 of the 3 lanes"), ({"1": state["hints"]["1"]}, "2 of the 3")):
+    assert [hint[0] for hint in state["hints"]] == [0, 1, 2]
+    for hints, told in ((state["hints"], None), ([], "3 of the 3 lanes"), (state["hints"][1:2], "2 of the 3")):
         caplog.clear()
         with load(stream, shuffle=True, lanes=3) as loader:
             loader.load_state_dict({**state, "hints": hints})
@@ -657,7 +659,7 @@ def test_a_state_of_foundrys_packing_needs_the_same_number_of_ranks(tmp_path: Pa
         next(iter(loader))
         state = loader.state_dict()
     with (
-        load(stream, batch_size=2, world_size=2, **arguments) as loader,
+        load(stream, batch_size=2, rank=0, world_size=2, **arguments) as loader,
         pytest.raises(stoker.StateMismatchError, match="lanes was 1 and is 2"),
     ):
         loader.load_state_dict(state)
@@ -708,7 +710,7 @@ def test_an_epoch_left_early_goes_on_from_its_hints(tmp_path: Path, caplog: pyte
         next(iter(loader))
     assert "there are no hints" not in caplog.text
     with load(stream) as loader:
-        loader.load_state_dict({**state, "hints": None})
+        loader.load_state_dict({**state, "hints": []})
         again = next(iter(loader))["input_ids"].tolist()
         assert "there are no hints of 1 of the 1 lanes" in caplog.text
     with load(stream) as loader:

@@ -286,7 +286,9 @@ def test_promise_4_a_lost_or_damaged_shard_is_an_error_in_its_place(data: st.Dat
         failing = next((b for b in range(8) if any(s[:2] == (name, shard) for row in rows[b] for s in row)), 8)
         with run.loader(**changes) as loader:
             batches = endless(loader)
-            if run.layout == "pack":  # lengths are read window by window, of empty samples too: not later than its place
+            if (
+                run.layout == "pack"
+            ):  # lengths are read window by window, of empty samples too: not later than its place
                 failing = len(list(itertools.takewhile(lambda _: comes(batches), range(failing))))
                 loader.load_state_dict(begin)
                 batches = endless(loader)

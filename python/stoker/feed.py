@@ -1,0 +1,82 @@
+"""Where a loader's batches come from: an engine, and the memory that it fills."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from stoker import _core
+from stoker.batches import BatchMemory
+from stoker.handoff import Copy, Handoff
+
+_COPIES_AHEAD = 2  # batches that are on the device, or on their way to it, before they are asked for
+
+
+class Feed(Protocol):
+    """The batches of one run of an engine."""
+
+    engine: _core.Engine
+
+    def next(self, timeout: float) -> tuple[list[Any], _core.BatchInfo]:
+        """Waits for the next batch, `timeout` seconds at most; 0: for as long as it takes."""
+
+    @property
+    def next_row(self) -> int | None:
+        """The global row at which it begins; None once the engine is closed."""
+
+    @property
+    def ahead(self) -> Sequence[_core.BatchInfo]:
+        """Batches that the engine has handed over and the consumer has not."""
+
+
+class HostFeed:
+    """Batches in memory of the CPU."""
+
+    ahead: Sequence[_core.BatchInfo] = ()
+
+    def __init__(self, engine: _core.Engine, memory: BatchMemory) -> None:
+        self.engine = engine
+        self._memory = memory
+
+    @property
+    def next_row(self) -> int | None:
+        return self.engine.next_row
+
+    def next(self, timeout: float) -> tuple[list[Any], _core.BatchInfo]:
+        buffer, info = self.engine.next(timeout, *self._memory.take())
+        return self._memory.arrays(buffer), info
+
+
+class DeviceFeed:
+    """Batches on an accelerator. Each `next` launches the copies of what is complete at that moment."""
+
+    def __init__(self, engine: _core.Engine, handoff: Handoff, global_batch: int) -> None:
+        self.engine = engine
+        self._handoff = handoff
+        self._global_batch = global_batch
+        self._under_way: deque[tuple[Copy, _core.BatchInfo]] = deque()
+
+    @property
+    def ahead(self) -> Sequence[_core.BatchInfo]:
+        return [info for _, info in self._under_way]
+
+    @property
+    def next_row(self) -> int | None:
+        row = self.engine.next_row
+        if row is None or not self._under_way:
+            return row
+        return self._under_way[0][1].end_row - self._global_batch
+
+    def next(self, timeout: float) -> tuple[list[Any], _core.BatchInfo]:
+        self._handoff.check_usable()
+        if not self._under_way:
+            self._launch(timeout)
+        while len(self._under_way) <= _COPIES_AHEAD and self.engine.has_batch:
+            self._launch(timeout)
+        copy, info = self._under_way.popleft()
+        return self._handoff.receive(copy), info
+
+    def _launch(self, timeout: float) -> None:
+        host, info = self.engine.next(timeout, *self._handoff.take())
+        self._under_way.append((self._handoff.launch(host), info))
