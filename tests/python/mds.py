@@ -1,4 +1,5 @@
-"""Writes small MDS data sets for tests, independently of stoker's own writer."""
+"""Small MDS data sets for tests: of tokens that every test knows, written independently of stoker's own writer, or of
+given samples, written by it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import zstandard
+
+import stoker
 
 Lengths = Sequence[Sequence[int]]  # tokens of each sample of each shard
 
@@ -26,6 +29,17 @@ def labels_at(stream: str, shard: int, sample: int, length: int) -> np.ndarray:
     prompt = np.random.default_rng([zlib.crc32(stream.encode()), shard, sample, 1]).integers(0, max(1, length))
     labels[: length if sample % 5 == 4 else prompt] = -100
     return labels
+
+
+def write(
+    directory: Path, samples: list[dict[str, list[int]]], *, dtype: str = "uint16", labels_dtype: str = "int32"
+) -> Path:
+    """A stream of these samples in one shard."""
+    types = {name: labels_dtype if name == "labels" else dtype for name in samples[0]}
+    with stoker.MDSWriter(columns={name: f"ndarray:{type_}" for name, type_ in types.items()}, out=directory) as out:
+        for sample in samples:
+            out.write({name: np.array(values, types[name]) for name, values in sample.items()})
+    return directory
 
 
 def write_dataset(

@@ -8,27 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import layout as model_layout
 import stoker
-from mds import labels_at, tokens_at, write_dataset
+from mds import labels_at, tokens_at, write, write_dataset
 from stoker.packing import FoundryPacker, best_fit
 from stoker.totals import count_tokens
 
 PAD = 999
-
-
-def write(directory: Path, samples: list[dict[str, list[int]]], dtype: str = "int32") -> Path:
-    """A stream of these samples in one shard."""
-    columns = {name: f"ndarray:{dtype if name == 'labels' else 'uint16'}" for name in samples[0]}
-    with stoker.MDSWriter(columns=columns, out=directory) as out:
-        for sample in samples:
-            out.write({n: np.array(v, dtype if n == "labels" else "uint16") for n, v in sample.items()})
-    return directory
 
 
 def load(streams: Any, **changes: Any) -> stoker.DataLoader:
@@ -478,7 +468,7 @@ def test_labels_of_another_length_than_the_tokens_are_an_error(tmp_path: Path) -
     ],
 )
 def test_a_label_is_minus_100_or_a_token_id(label: int, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    directory = write(tmp_path / "a", [{"input_ids": [1, 2], "labels": [-100, label]}], dtype="int64")
+    directory = write(tmp_path / "a", [{"input_ids": [1, 2], "labels": [-100, label]}], labels_dtype="int64")
     for fields in (["input_ids", "labels"], ["input_ids"]):  # looked at in any case: they are counted
         with (
             load(stoker.Stream(local=directory), fields=fields, **changes) as loader,
