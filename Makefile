@@ -17,12 +17,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-packages cpp-test asan tsan fuzz py-test debug peers bench micro lint format types clean
+.PHONY: help demo test test-all build cpp-packages cpp-test asan tsan fuzz py-test debug torchrun peers bench micro lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
-	@echo "make test-all  the same, then sanitizers, the package with assertions, and peers"
+	@echo "make test-all  the same, then sanitizers, the package with assertions, torchrun, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
 	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; half an hour"
 	@echo "make micro     micro-benchmarks, by pytest-benchmark"
@@ -35,7 +35,7 @@ demo: build
 
 test: cpp-test py-test lint types
 
-test-all: test asan tsan debug peers
+test-all: test asan tsan debug torchrun peers
 
 # ---------------------------------------------------------------- build
 $(VENV)/.tools: pyproject.toml Makefile
@@ -90,6 +90,9 @@ debug: $(VENV)/.tools
 	  -C cmake.define.STOKER_SANITIZE=address,undefined
 	LD_PRELOAD="$(RUNTIMES)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(DEBUG)/bin/python -m pytest -q tests/python --ignore tests/python/test_package.py
+
+torchrun: build
+	$(BIN)/python -m pytest -q tests/torchrun
 
 $(PEERS)/.tools: tests/peers/requirements.txt Makefile
 	$(PYTHON) -m venv $(PEERS)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from launch import torchrun
 
 import stoker
 from mds import write_dataset
@@ -45,19 +43,9 @@ def arguments(streams: list[str], **changes: Any) -> dict[str, Any]:
     }
 
 
-def torchrun(num_ranks: int, scenario: str, out: Path, *, fails: bool = False, **parameters: Any) -> str:
+def run(num_ranks: int, scenario: str, out: Path, *, fails: bool = False, **parameters: Any) -> str:
     out.mkdir(exist_ok=True)
-    launcher = "import sys; from torch.distributed.run import main; main()"
-    command = [sys.executable, "-c", launcher, "--standalone", f"--nproc-per-node={num_ranks}", str(WORKER)]
-    done = subprocess.run(
-        [*command, scenario, json.dumps({"out": str(out), **parameters})],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (done.returncode != 0) == fails, done.stderr[-4000:]
-    return done.stderr
+    return torchrun(num_ranks, WORKER, scenario, json.dumps({"out": str(out), **parameters}), fails=fails)
 
 
 def lines_of(out: Path, rank: int) -> list[dict[str, Any]]:
@@ -111,11 +99,11 @@ def test_four_ranks_are_killed_and_go_on_as_two_then_six(
 ) -> None:
     loader = arguments(streams, **changes)
     common = {"loader": loader, "state": str(tmp_path / "state.json")}
-    errors = torchrun(4, "train", tmp_path / "4", fails=True, **common, steps=23, save_at=17, resume=False, kill=True)
+    errors = run(4, "train", tmp_path / "4", fails=True, **common, steps=23, save_at=17, resume=False, kill=True)
     assert "SIGKILL" in errors or "Signal 9" in errors
     two = {k: v for k, v in loader.items() if k != "lanes"}  # they come with the state
-    torchrun(2, "train", tmp_path / "2", **{**common, "loader": two}, steps=15, save_at=9, resume=True, kill=False)
-    torchrun(6, "train", tmp_path / "6", **{**common, "loader": two}, steps=8, save_at=0, resume=True, kill=False)
+    run(2, "train", tmp_path / "2", **{**common, "loader": two}, steps=15, save_at=9, resume=True, kill=False)
+    run(6, "train", tmp_path / "6", **{**common, "loader": two}, steps=8, save_at=0, resume=True, kill=False)
     want = expected(streams, 17 + 15, **changes)
     assert_same(global_batches(_cut(tmp_path / "4", 23), range(4)), want[:23])
     assert_same(global_batches(tmp_path / "2", range(2)), want[17:])
@@ -132,20 +120,20 @@ def _cut(out: Path, steps: int) -> Path:
 def test_a_state_of_rank_0_alone_is_enough(streams: list[str], tmp_path: Path) -> None:
     loader = arguments(streams, layout="pack", pack_window=10)
     state = str(tmp_path / "state.json")
-    torchrun(4, "train_from_one_state", tmp_path / "4", loader=loader, steps=7, state=state, resume=False)
-    torchrun(2, "train_from_one_state", tmp_path / "2", loader=loader, steps=4, state=state, resume=True)
+    run(4, "train_from_one_state", tmp_path / "4", loader=loader, steps=7, state=state, resume=False)
+    run(2, "train_from_one_state", tmp_path / "2", loader=loader, steps=4, state=state, resume=True)
     assert_same(global_batches(tmp_path / "2", range(2)), expected(streams, 11, layout="pack", pack_window=10)[7:])
 
 
 def test_torch_distributed_checkpoint_saves_on_four_and_loads_on_two(streams: list[str], tmp_path: Path) -> None:
     loader = arguments(streams, layout="pack", pack_window=10)
     state = str(tmp_path / "checkpoint")
-    torchrun(4, "train_with_checkpoint", tmp_path / "4", loader=loader, steps=6, state=state, resume=False)
-    errors = torchrun(2, "train_with_checkpoint", tmp_path / "2", loader=loader, steps=6, state=state, resume=True)
+    run(4, "train_with_checkpoint", tmp_path / "4", loader=loader, steps=6, state=state, resume=False)
+    errors = run(2, "train_with_checkpoint", tmp_path / "2", loader=loader, steps=6, state=state, resume=True)
     assert "there are no hints" not in errors
     assert_same(global_batches(tmp_path / "2", range(2)), expected(streams, 12, layout="pack", pack_window=10)[6:])
     other = {**loader, "streams": streams[:1]}
-    errors = torchrun(
+    errors = run(
         2, "train_with_checkpoint", tmp_path / "1", fails=True, loader=other, steps=6, state=state, resume=True
     )
     assert "stream 'web' is not there any more" in errors
@@ -155,7 +143,7 @@ def test_all_ranks_have_the_same_steps_in_every_epoch(streams: list[str], tmp_pa
     for layout, drop_last in (("pad", False), ("concat", True), ("pack", True)):
         out = tmp_path / layout
         changes = {"layout": layout, "drop_last": drop_last}
-        torchrun(3, "whole_epochs", out, loader=arguments(streams, **changes), num_epochs=3)
+        run(3, "whole_epochs", out, loader=arguments(streams, **changes), num_epochs=3)
         got = global_batches(out, range(3))
         assert_same(got, expected(streams, len(got), **changes))
         assert [epoch for epoch, _ in itertools.groupby(got, key=lambda batch: batch[0])] == [0, 1, 2]
@@ -163,7 +151,7 @@ def test_all_ranks_have_the_same_steps_in_every_epoch(streams: list[str], tmp_pa
 
 def test_peers_of_a_mesh_get_the_same_rows(streams: list[str], tmp_path: Path) -> None:
     changes = {"layout": "pack", "pack_window": 10}
-    torchrun(4, "in_a_mesh", tmp_path / "out", loader=arguments(streams, **changes), steps=6)
+    run(4, "in_a_mesh", tmp_path / "out", loader=arguments(streams, **changes), steps=6)
     lines = [lines_of(tmp_path / "out", rank) for rank in range(4)]
     assert lines[0] == lines[1] and lines[2] == lines[3]
     (tmp_path / "out" / "rank2.jsonl").replace(tmp_path / "out" / "rank1.jsonl")
@@ -178,5 +166,5 @@ def test_ranks_that_do_not_make_one_run_are_told(streams: list[str], tmp_path: P
         "row": {"changes": {}, "ahead": 1, "message": "rank 0 and rank 2 differ: rows 24 and 36"},
     }.items():
         out = tmp_path / name
-        torchrun(4, "apart", out, loader=loader, **parameters)
+        run(4, "apart", out, loader=loader, **parameters)
         assert len(list(out.iterdir())) == 4  # every rank was told
