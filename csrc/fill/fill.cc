@@ -16,7 +16,6 @@ namespace stoker {
 namespace {
 
 constexpr size_t kNumFields = 7;
-constexpr uint64_t kIgnoreLabel16 = static_cast<uint16_t>(kIgnoreLabel);
 
 /// One field of one row. Where the batch does not have the field there are no values, and nothing is written.
 struct FieldRow {
@@ -33,10 +32,7 @@ struct FieldRow {
   }
 
   void set(uint32_t begin, uint32_t end, int64_t value) const {
-    if (values == nullptr) return;
-    with_integer(type, [&]<typename Integer>(Integer) {
-      std::fill(at<Integer>(begin), at<Integer>(end), static_cast<Integer>(value));
-    });
+    if (values != nullptr) write(begin, end, value);
   }
 
   /// Writes 0, 1, 2, ...
@@ -44,7 +40,16 @@ struct FieldRow {
     if (values == nullptr) return;
     with_integer(type, [&]<typename Integer>(Integer) { std::iota(at<Integer>(begin), at<Integer>(end), Integer{0}); });
   }
+
+ private:
+  void write(uint32_t begin, uint32_t end, int64_t value) const;
 };
+
+void FieldRow::write(uint32_t begin, uint32_t end, int64_t value) const {
+  with_integer(type, [&]<typename Integer>(Integer) {
+    std::fill(at<Integer>(begin), at<Integer>(end), static_cast<Integer>(value));
+  });
+}
 
 /// Calls `action` with a value of the C++ type of a field of tokens or labels.
 template <typename Action>
@@ -125,17 +130,28 @@ void for_each_document(const BatchFormat& format, std::span<const Segment> segme
   }
 }
 
-/// Tokens or labels in a field of this type are below it.
-uint64_t limit_of(const FieldRow& field, bool is_labels, const BatchFormat& format) {
-  const uint64_t by_type = with_token(
-      field.type, []<typename Integer>(Integer) { return uint64_t{std::numeric_limits<Integer>::max()} + 1; });
-  const bool has_mark = is_labels && field.type == IntegerType::kU16;
-  return std::min(format.vocab_size > 0 ? format.vocab_size : UINT64_MAX, has_mark ? kIgnoreLabel16 : by_type);
+/// What tokens and labels are below.
+struct Limits {
+  uint64_t tokens;
+  uint64_t labels;
+};
+
+Limits limits_of(const BatchFormat& format) {
+  const uint64_t vocab_size = format.vocab_size > 0 ? format.vocab_size : UINT64_MAX;
+  const auto limit_of = [&](Field field, uint64_t in_two_bytes, uint64_t without) {
+    const auto found = std::find_if(format.fields.begin(), format.fields.end(),
+                                    [&](const FieldFormat& f) { return f.field == field; });
+    if (found == format.fields.end()) return without;
+    if (found->type == IntegerType::kU16) return std::min(vocab_size, in_two_bytes);
+    return std::min(vocab_size, found->type == IntegerType::kI32 ? uint64_t{1} << 31 : uint64_t{1} << 63);
+  };
+  const uint64_t tokens = limit_of(Field::kInputIds, uint64_t{1} << 16, 0);
+  return {tokens, limit_of(Field::kLabels, static_cast<uint16_t>(kIgnoreLabel), tokens)};
 }
 
 class RowFiller {
  public:
-  RowFiller(const BatchFormat& format, BatchPlan& plan) : format_(format), plan_(plan) {}
+  RowFiller(const BatchFormat& format, BatchPlan& plan) : format_(format), plan_(plan), limits_(limits_of(format)) {}
 
   /// Rows lie anywhere in the shards: the wait for the first bytes of the next one is as long as filling a third of it.
   void prefetch(uint32_t row) const {
@@ -177,7 +193,7 @@ class RowFiller {
     bool first_has_loss = true;
     if (sample.labels) {
       assert(!fields[Field::kLossMask]);
-      loss -= copy_labels(segment, shard, *sample.labels, at, fields);
+      loss -= copy_labels(segment, shard, *sample.labels, at, labels);
       first_has_loss = value_at(*sample.labels, segment.token_begin) != kIgnoreLabel;
     }
     fields[Field::kLossMask].set(at, at + segment.size(), 1);
@@ -195,12 +211,11 @@ class RowFiller {
     const FieldRow& ids = fields[Field::kInputIds];
     const FieldRow labels = has_labels ? FieldRow{} : fields[Field::kLabels];
     const bool at_once = labels && labels.type == ids.type;
-    const uint64_t limit = limit_of(ids, false, format_);
     const uint64_t largest = with_token(ids.type, [&]<typename Integer>(Integer) {
-      return widen(tokens, segment.token_begin, segment.size(), limit, ids.at<Integer>(at),
+      return widen(tokens, segment.token_begin, segment.size(), limits_.tokens, ids.at<Integer>(at),
                    at_once ? labels.at<Integer>(at) : nullptr);
     });
-    if (largest >= limit) throw bad_value(segment, shard, largest, limit, "among its token ids");
+    if (largest >= limits_.tokens) throw bad_value(segment, shard, largest, limits_.tokens, "among its token ids");
     if (!labels || at_once) return;
     with_token(labels.type, [&]<typename Integer>(Integer) {
       widen<Integer>(tokens, segment.token_begin, segment.size(), UINT64_MAX, labels.at<Integer>(at), nullptr);
@@ -209,15 +224,12 @@ class RowFiller {
 
   // Labels of a shard that has them. They are looked at in any case. Returns how many are kIgnoreLabel.
   uint32_t copy_labels(const Segment& segment, const Shard& shard, const TokenArray& from, uint32_t at,
-                       const RowFields& fields) const {
-    const FieldRow& labels = fields[Field::kLabels];
-    const uint64_t limit =
-        labels ? limit_of(labels, true, format_) : limit_of(fields[Field::kInputIds], false, format_);
+                       const FieldRow& labels) const {
     const LabelCounts counts = with_token(labels.type, [&]<typename Integer>(Integer) {
       return widen_labels(from, segment.token_begin, segment.size(), labels.at<Integer>(at));
     });
-    if (counts.largest >= limit)
-      throw bad_value(segment, shard, counts.largest, limit, "among its labels, which are -100 or token ids,");
+    if (counts.largest >= limits_.labels)
+      throw bad_value(segment, shard, counts.largest, limits_.labels, "among its labels, which are -100 or token ids,");
     return counts.num_ignored;
   }
 
@@ -257,6 +269,7 @@ class RowFiller {
 
   const BatchFormat& format_;
   BatchPlan& plan_;
+  const Limits limits_;
 };
 
 /// The shards that rows [begin, end) read from, each once: others of the plan are not touched by their job.

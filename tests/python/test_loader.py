@@ -24,6 +24,7 @@ import torch
 
 import stoker
 from mds import tokens_at, write_dataset
+from stoker.options import PRESETS
 
 LENGTHS = {"code": [[9, 30], [25] * 8], "web": [[40, 1, 0, 17], [60] * 5, [3] * 20]}
 
@@ -652,6 +653,38 @@ def test_pin_memory_without_an_accelerator_warns_and_gives_plain_memory(
     assert caplog.text.count("torch finds no accelerator") == 1
 
 
+# ---------------------------------------------------------------- names of fields
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        (
+            "huggingface",
+            ["input_ids", "labels", "position_ids", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"],
+        ),
+        (
+            "flash",
+            ["input_ids", "labels", "position_ids", "cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k"],
+        ),
+        ("composer", ["input_ids", "labels", "attention_mask", "sequence_id"]),
+        ({"tokens": "input_ids", "lengths": "cu_seqlens", "longest": "max_seqlen"}, ["tokens", "lengths", "longest"]),
+        ({"lengths": "cu_seqlens", "a": "input_ids", "b": "input_ids"}, ["lengths", "a", "b"]),
+    ],
+)
+def test_fields_go_by_the_names_that_a_consumer_has(
+    streams: list[stoker.Stream], fields: Any, names: list[str]
+) -> None:
+    every = ["input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "cu_seqlens"]
+    with make(streams, layout="pad", fields=fields) as loader, make(streams, layout="pad", fields=every) as plain:
+        batch, want = next(iter(loader)), next(iter(plain))
+    assert list(batch) == names
+    meaning = fields if isinstance(fields, dict) else PRESETS[fields]
+    for name, field in meaning.items():
+        if field == "max_seqlen":
+            assert batch[name] == want[field]
+        else:
+            assert torch.equal(batch[name], want[field])
+
+
 # ---------------------------------------------------------------- options
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -686,6 +719,9 @@ def test_pin_memory_without_an_accelerator_warns_and_gives_plain_memory(
         ({"fields": ["labels"]}, "it must have 'input_ids'"),
         ({"fields": ["input_ids", "colour"]}, "fields is"),
         ({"fields": ["input_ids", "input_ids"]}, "each once"),
+        ({"fields": "megatron"}, "it must be a list of fields, or one of 'huggingface', 'flash', 'composer'"),
+        ({"fields": {"a": "labels"}}, "it must have 'input_ids'"),
+        ({"fields": {"a": "input_ids", "b": "max_seqlen"}}, "max_seqlen beside cu_seqlens"),
         ({"epoch_size": "12 apples"}, "is not a count"),
         ({"cache_memory": "lots"}, "is not a size in bytes"),
         ({"batch_size": 65}, "an epoch has 64 rows, fewer than the 65 of one global batch"),
