@@ -24,7 +24,7 @@ help:
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
 	@echo "make test-all  the same, then sanitizers, the package with assertions, torchrun, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
-	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; half an hour"
+	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; three quarters of an hour"
 	@echo "make micro     micro-benchmarks, by pytest-benchmark"
 	@echo "make fuzz      search for shards that break the reader, for FUZZ_SECONDS"
 	@echo "make format    format C++ and Python"
@@ -123,6 +123,7 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python benchmarks/throughput.py
 	$(BENCH)/bin/python benchmarks/scale.py
 	$(BENCH)/bin/python benchmarks/packing.py
+	$(BENCH)/bin/python benchmarks/training.py
 	$(BENCH)/bin/python benchmarks/report.py
 
 micro: build

@@ -308,6 +308,52 @@ Reading: a packed row has as many places in the shards as it has samples, which 
 """
 
 
+def training() -> str:
+    """The section of docs/benchmarks.md on what a training job notices."""
+    runs: dict[str, list[dict[str, float]]] = json.loads((RESULTS / "training.json").read_text())["runs"]
+
+    def of(run: str, figure: str) -> float:
+        return median(result[figure] for result in runs[run])
+
+    steps = [
+        [
+            NAMES[run.split("/")[1]],
+            f"{of(run, 'wait_share'):.3%}",
+            f"{of(run, 'ready_us'):.0f}",
+            f"{of(run, 'longest_ms'):.1f}",
+            f"{of(run, 'cpu_share'):.1%}",
+            f"{of(run, 'anonymous_bytes') / 2**20:.0f}",
+        ]
+        for run in runs
+        if run.startswith("step/")
+    ]
+    ranks = []
+    for name in ("stoker-0", "stoker-1", "mosaicml-streaming-1"):
+        costs = [median(r["cpu_s"] / r["tokens"] * 1e8 for r in runs[f"ranks/{name}/{w}"]) for w in (1, 4)]
+        memory = [of(f"ranks/{name}/{w}", "anonymous_bytes") / 2**20 for w in (1, 4)]
+        ranks.append([NAMES[name], *(f"{c:.3g}" for c in costs), *(f"{m:.0f}" for m in memory)])
+    share = of("step/stoker-2", "wait_share")
+    peer = of("step/mosaicml-streaming-2", "wait_share")
+    return f"""## Beside a training step
+
+A loop that sleeps 20 ms a step, as a CPU does while its GPU works, on zstd shards (8 x 2048 tokens a batch). Waiting is
+the time in `next()` over that of a batch that is ready, the median, as a share of all time. After 20 ms of sleep the
+caches of the CPU are cold, which is why a ready batch takes longer here than above. CPU is that of the loop and all
+that the loader runs, memory what it takes above interpreter and torch.
+
+{table(["", "waiting", "ready, us", "longest, ms", "CPU", "MiB"], steps)}
+{table(["", "goal", "measured", "met"], [["stoker waits", "0.1%", f"{share:.3%}", "yes" if share < 0.001 else "no"]])}
+MosaicML Streaming with 2 workers waits {peer:.3%} of the time.
+
+Several ranks on this machine, raw shards, as fast as they go: CPU-seconds per 100 M tokens, and memory of each rank
+above interpreter and torch, MiB:
+
+{table(["", "1 rank", "4 ranks", "1 rank, MiB", "4 ranks, MiB"], ranks)}
+What ran on a GPU is told in [training](training.md).
+
+"""
+
+
 def scale() -> str:
     document = json.loads((RESULTS / "scale.json").read_text())
     rows = []
