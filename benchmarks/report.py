@@ -319,6 +319,7 @@ def training() -> str:
         [
             NAMES[run.split("/")[1]],
             f"{of(run, 'wait_share'):.3%}",
+            f"{of(run, 'next_share'):.2%}",
             f"{of(run, 'ready_us'):.0f}",
             f"{of(run, 'longest_ms'):.1f}",
             f"{of(run, 'cpu_share'):.1%}",
@@ -341,7 +342,7 @@ the time in `next()` over that of a batch that is ready, the median, as a share 
 caches of the CPU are cold, which is why a ready batch takes longer here than above. CPU is that of the loop and all
 that the loader runs, memory what it takes above interpreter and torch.
 
-{table(["", "waiting", "ready, us", "longest, ms", "CPU", "MiB"], steps)}
+{table(["", "waiting", "in `next()`", "ready, us", "longest, ms", "CPU", "MiB"], steps)}
 {table(["", "goal", "measured", "met"], [["stoker waits", "0.1%", f"{share:.3%}", "yes" if share < 0.001 else "no"]])}
 MosaicML Streaming with 2 workers waits {peer:.3%} of the time.
 

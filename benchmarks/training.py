@@ -53,6 +53,7 @@ def step(name: str) -> dict[str, Any]:
     ready = statistics.median(waits)
     return {
         "wait_share": sum(max(0.0, wait - ready) for wait in waits) / wall,
+        "next_share": sum(waits) / wall,
         "ready_us": ready * 1e6,
         "longest_ms": max(waits) * 1e3,
         "cpu_share": cpu / wall,

@@ -84,18 +84,22 @@ class TorchMemory(NumpyMemory):
         return [self._from_numpy(field) for field in super().arrays(buffer)]
 
 
+def take_pinned(size_bytes: int) -> Any:
+    """Page-locked bytes, as a tensor of torch's caching host allocator."""
+    import torch
+
+    return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+
+
 class PinnedMemory:
     """torch's own pinned tensors, each handed out once: torch's caching host allocator then keeps the memory of a
     tensor that is dropped until copies from it are done."""
 
     def __init__(self, form: BatchForm) -> None:
-        import torch
-
-        self._torch = torch
         self._form = form
 
     def take(self) -> tuple[Any, int]:
-        tensor = self._torch.empty(self._form.format.size_bytes, dtype=self._torch.uint8, pin_memory=True)
+        tensor = take_pinned(self._form.format.size_bytes)
         return tensor, tensor.data_ptr()
 
     def arrays(self, buffer: Any) -> list[Any]:

@@ -12,13 +12,14 @@ from math import gcd
 from typing import Any, NamedTuple
 
 from stoker import _core
+from stoker.accelerator import check_device, open_accelerator
 from stoker.batches import BatchForm, BatchMemory, make_memory
 from stoker.dataset import TokenDataset
 from stoker.distributed import find_ranks
 from stoker.epochs import Epochs, Place
 from stoker.errors import LoaderClosedError
 from stoker.feed import DeviceFeed, Feed, HostFeed
-from stoker.handoff import Handoff, check_device, open_accelerator, wire_fields
+from stoker.handoff import Handoff, wire_fields
 from stoker.options import Options, check_index, default_cache_dir, name_fields, rows_of_a_rank
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter

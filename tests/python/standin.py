@@ -161,7 +161,7 @@ class DeviceTensor(torch.Tensor):
 
 
 class StandIn:
-    """An `stoker.handoff.Accelerator`. With `rng`, streams run in part now and then; else as late as they may."""
+    """An `stoker.accelerator.Accelerator`. With `rng`, streams run in part now and then; else as late as they may."""
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._rng = rng

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stoker
-import stoker.feed
+import stoker.accelerator
 import stoker.handoff
 from mds import write, write_dataset
 from standin import POISON, StandIn
@@ -421,7 +421,7 @@ def test_a_device_of_one_queue(streams: list[stoker.Stream], monkeypatch: pytest
     """As MPS is one: with the CPU in its place."""
     with load(streams) as loader:
         want = take(loader, 4)
-    with load(streams, stoker.handoff.TorchQueue(torch.device("cpu"))) as loader:
+    with load(streams, stoker.accelerator.TorchQueue(torch.device("cpu"))) as loader:
         assert_same(take(loader, 4), want)
 
 

@@ -653,6 +653,27 @@ def test_pin_memory_without_an_accelerator_warns_and_gives_plain_memory(
     assert caplog.text.count("torch finds no accelerator") == 1
 
 
+def test_pinned_batches_are_torchs_own_tensors_each_handed_out_once(
+    streams: list[stoker.Stream], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain tensors in the place of pinned ones, which a torch for the CPU does not give."""
+    taken: list[torch.Tensor] = []
+
+    def take(size_bytes: int) -> torch.Tensor:
+        taken.append(torch.full((size_bytes,), 0xA5, dtype=torch.uint8))
+        return taken[-1]
+
+    monkeypatch.setattr("stoker.batches.take_pinned", take)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    fields = ["input_ids", "labels", "sequence_id", "cu_seqlens"]
+    with make(streams, pin_memory=True, fields=fields) as loader, make(streams, fields=fields) as plain:
+        batches = list(loader)
+        for batch, want, memory in zip(batches, plain, taken, strict=False):
+            assert all(torch.equal(batch[name], want[name]) for name in fields)
+            assert batch["input_ids"].data_ptr() == memory.data_ptr()
+    assert len(batches) > 10 and len({memory.data_ptr() for memory in taken}) == len(taken)
+
+
 # ---------------------------------------------------------------- names of fields
 @pytest.mark.parametrize(
     ("fields", "names"),
