@@ -71,9 +71,12 @@ def ranks(name: str, world_size: int) -> dict[str, Any]:
     for rank in range(world_size):
         environment = {
             **os.environ,
-            **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            **{"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)},
-            **{"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)},
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world_size),
+            "LOCAL_WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": str(port),
         }
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     results = []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+from stoker.preparation import Counts, Part, find_parts, prepare
 from stoker.totals import count_tokens
 
 
@@ -20,24 +23,146 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="stoker", description="Feeds language-model training from MDS token shards.")
     commands = parser.add_subparsers(dest="command", required=True)
-    index = commands.add_parser(
+    _add_prepare(commands)
+    _add_index(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        print(f"stoker: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+# ---------------------------------------------------------------- prepare
+def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="tokenize raw data into shards",
+        description="Tokenizes text, prompts and responses, or conversations into a directory of token shards, which a "
+        "loader reads as a stream. What was interrupted goes on where it stood.",
+    )
+    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file or folder of JSON, CSV, Parquet or text")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the shards go")
+    parser.add_argument(
+        "--tokenizer", required=True, metavar="T", help="a tokenizer.json, a folder with one, or a name on the hub"
+    )
+    parser.add_argument("--kind", default="auto", choices=("auto", "text", "finetuning"), help="default: %(default)s")
+    parser.add_argument(
+        "--columns",
+        default={},
+        type=_columns,
+        metavar="A=B,...",
+        help="the sources' columns: text=body, or prompt=instruction,response=output",
+    )
+    parser.add_argument("--no-special-tokens", action="store_true", help="of text: not what the tokenizer adds")
+    parser.add_argument("--bos-text", metavar="TEXT", help="of text: before each document (default: nothing)")
+    parser.add_argument("--eos-text", metavar="TEXT", help="behind each (default: the tokenizer's end of sequence)")
+    parser.add_argument("--target-prompts", default="none", metavar="RULE", help="none, all or length>=N")
+    parser.add_argument("--target-responses", default="all", choices=("all", "last"), help="default: %(default)s")
+    parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL or none")
+    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="default: %(default)s")
+    parser.add_argument("--processes", type=int, metavar="N", help="default: the CPUs that there are")
+    parser.add_argument("--overwrite", action="store_true", help="remove what DIR holds")
+    parser.set_defaults(run=_prepare)
+
+
+def _columns(text: str) -> dict[str, str]:
+    columns = {}
+    for pair in text.split(","):
+        key, separator, value = pair.partition("=")
+        if not (key and separator and value):
+            raise argparse.ArgumentTypeError(f"{pair!r} is not NAME=COLUMN")
+        columns[key] = value
+    return columns
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    with _progress(sum(piece.size_bytes for part in find_parts(arguments.sources) for piece in part)) as progress:
+        counts = prepare(
+            arguments.sources,
+            arguments.out,
+            arguments.tokenizer,
+            kind=arguments.kind,
+            columns=arguments.columns,
+            add_special_tokens=not arguments.no_special_tokens,
+            bos_text=arguments.bos_text,
+            eos_text=arguments.eos_text,
+            target_prompts=arguments.target_prompts,
+            target_responses=arguments.target_responses,
+            compression=None if arguments.compression == "none" else arguments.compression,
+            on_error=arguments.on_error,
+            processes=arguments.processes,
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
+    print(
+        f"{arguments.out}: {counts.samples:,} samples, {counts.tokens:,} tokens, {counts.loss_tokens:,} of them with "
+        "loss"
+    )
+    for reason, number in sorted(counts.bad.items()):
+        print(f"left out: {number:,} rows, {reason}")
+    for shown in counts.shown:
+        print(f"  {shown}")
+
+
+class _Progress:
+    """A bar of what is read, with documents, tokens, speed and the time that is left."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+        self._counts = Counts()
+
+    def __call__(self, part: Part, counts: Counts) -> None:
+        self._counts.add(counts)
+        self._bar.update(
+            self._task,
+            advance=sum(piece.size_bytes for piece in part),
+            documents=f"{self._counts.samples:,}",
+            tokens=f"{self._counts.tokens / 1e6:,.1f} M",
+        )
+
+
+@contextlib.contextmanager
+def _progress(total_bytes: int) -> Iterator[_Progress | None]:
+    """Nothing where nobody looks, or rich is not installed."""
+    try:
+        from rich import progress as rich
+        from rich.console import Console
+    except ModuleNotFoundError:
+        yield None
+        return
+    columns = (
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
+        rich.TextColumn("{task.fields[documents]} documents"),
+        rich.TextColumn("{task.fields[tokens]} tokens"),
+        rich.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with rich.Progress(*columns, disable=not console.is_terminal, console=console) as bar:
+        yield _Progress(bar, bar.add_task("", total=total_bytes, documents="0", tokens="0"))
+
+
+# ---------------------------------------------------------------- index
+def _add_index(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
         "index",
         help="count the tokens of shards whose index does not tell",
         description="Counts tokens from the heads of shards, and loss tokens from their labels if they have any, and "
         "writes them to stoker.json beside index.json, so that layouts concat and pack can tell how long an epoch is. "
         "To be run once a data set.",
     )
-    index.add_argument("directories", nargs="+", metavar="DIR", help="a directory with index.json")
-    index.add_argument(
+    parser.add_argument("directories", nargs="+", metavar="DIR", help="a directory with index.json")
+    parser.add_argument(
         "--bytes-dtype", default="int64", help="integer type of `bytes` token columns (default: %(default)s)"
     )
-    index.add_argument("--labels-dtype", help="the same of `bytes` labels (default: as --bytes-dtype)")
-    arguments = parser.parse_args(argv)
-    try:
-        for directory in arguments.directories:
-            totals = count_tokens(directory, bytes_dtype=arguments.bytes_dtype, labels_dtype=arguments.labels_dtype)
-            print(f"{directory}: {sum(totals.tokens):,} tokens in {len(totals.tokens):,} shards")
-    except (OSError, ValueError) as error:
-        print(f"stoker: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser.add_argument("--labels-dtype", help="the same of `bytes` labels (default: as --bytes-dtype)")
+    parser.set_defaults(run=_index)
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    for directory in arguments.directories:
+        totals = count_tokens(directory, bytes_dtype=arguments.bytes_dtype, labels_dtype=arguments.labels_dtype)
+        print(f"{directory}: {sum(totals.tokens):,} tokens in {len(totals.tokens):,} shards")

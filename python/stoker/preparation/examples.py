@@ -1,0 +1,278 @@
+"""Examples for finetuning as token ids and labels: prompt and response, conversations, turns.
+
+The rules are LLM Foundry's (llmfoundry/data/finetuning/tasks.py and collator.py), and so are the names and sentences of
+the errors. What its collator does with every batch is done once here: turns are put together, the end-of-sequence
+token is added, and labels are -100 where there is no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stoker.preparation.tokenizer import TextTokenizer
+
+IGNORE_LABEL = -100
+PROMPT_KEYS, RESPONSE_KEYS, MESSAGES_KEYS = ("prompt",), ("response", "completion"), ("messages",)
+ROLES = ("assistant", "system", "tool", "user")
+
+Turn = tuple[list[int], list[int]]  # context and target
+
+
+class BadExampleError(ValueError):
+    """An example that can't be made into tokens."""
+
+
+class InvalidExampleTypeError(BadExampleError):
+    """An example is not a mapping."""
+
+
+class UnknownExampleTypeError(BadExampleError):
+    """The keys of an example are those of no kind."""
+
+
+class InvalidPromptTypeError(BadExampleError):
+    """A prompt is not a string."""
+
+
+class InvalidResponseTypeError(BadExampleError):
+    """A response is not a string."""
+
+
+class InvalidMessageTypeError(BadExampleError):
+    """The messages of a conversation are not a list."""
+
+
+class NotEnoughChatDataError(BadExampleError):
+    """A conversation has fewer than two messages."""
+
+
+class IncorrectMessageKeyQuantityError(BadExampleError):
+    """A message has other keys than role and content."""
+
+
+class InvalidRoleError(BadExampleError):
+    """A message is of somebody unknown."""
+
+
+class InvalidContentTypeError(BadExampleError):
+    """A message's content is neither a string nor a list."""
+
+
+class InvalidLastChatMessageRoleError(BadExampleError):
+    """A conversation does not end with the assistant."""
+
+
+class ConsecutiveRepeatedChatRolesError(BadExampleError):
+    """Two messages in a row are of the same role."""
+
+
+class InvalidConversationError(BadExampleError):
+    """A chat template does not render the beginning of a conversation as the beginning of its text."""
+
+
+class ChatTemplateError(BadExampleError):
+    """A chat template refuses a conversation."""
+
+
+class NoLossError(BadExampleError):
+    """No label is left."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Which parts of an example have loss.
+
+    Attributes:
+        prompts: "none", "all", or "length>=N": prompts of N tokens at least.
+        responses: "all", or "last": the last turn's.
+    """
+
+    prompts: str = "none"
+    responses: str = "all"
+
+    def __post_init__(self) -> None:
+        length = self.prompts.removeprefix("length>=")
+        if self.prompts not in ("none", "all") and not (length != self.prompts and length.isdecimal()):
+            raise ValueError(f'target_prompts is {self.prompts!r}: it must be "none", "all" or "length>=N".')
+        if self.responses not in ("all", "last"):
+            raise ValueError(f'target_responses is {self.responses!r}: it must be "all" or "last".')
+
+    def has_prompt_loss(self, length: int) -> bool:
+        """Whether a prompt of so many tokens has loss."""
+        if self.prompts.startswith("length>="):
+            return length >= int(self.prompts.removeprefix("length>="))
+        return self.prompts == "all"
+
+
+def kind_of(example: Any) -> str:
+    """ "chat", "prompt_response" or "turns".
+
+    Raises:
+        InvalidExampleTypeError, UnknownExampleTypeError: It is none of them.
+    """
+    if not isinstance(example, Mapping):
+        raise InvalidExampleTypeError(f"Expected example to be a `Mapping`, but found type {type(example)}")
+    keys = set(example)
+    if keys == {"turns"}:
+        return "turns"
+    if len(keys) == 1 and keys <= set(MESSAGES_KEYS):
+        return "chat"
+    if len(keys) == 2 and keys & set(PROMPT_KEYS) and keys & set(RESPONSE_KEYS):
+        return "prompt_response"
+    raise UnknownExampleTypeError(
+        f"Found keys {sorted(keys)} in dataset. Unknown example type. For prompt and response finetuning, the valid "
+        f"prompt keys are {sorted(PROMPT_KEYS)} and the valid response keys are {sorted(RESPONSE_KEYS)}. For chat "
+        f"finetuning, the allowed keys are {sorted(MESSAGES_KEYS)}"
+    )
+
+
+@dataclass(frozen=True)
+class Untokenized:
+    """An example that keeps the rules of its kind, before its texts are tokenized.
+
+    Attributes:
+        texts: Context and target of each turn, one after the other.
+        is_around: Whether the tokenizer's tokens around a document belong around each of them.
+        turns: Instead of texts, where the example has ids already.
+    """
+
+    texts: list[str]
+    is_around: bool = False
+    turns: tuple[Turn, ...] = ()
+
+    def turns_of(self, ids: Sequence[list[int]], tokenizer: TextTokenizer) -> list[Turn]:
+        """Context and target of each turn. `ids` are those of `texts`."""
+        if self.turns:
+            return list(self.turns)
+        turns = list(zip(ids[::2], ids[1::2], strict=True))
+        if not self.is_around:
+            return turns
+        bos, around = tokenizer.bos_token_id, []
+        for turn in turns:
+            context, target = ([*tokenizer.before, *part, *tokenizer.behind] for part in turn)
+            if bos is not None and context[:1] == target[:1] == [bos]:
+                target = target[1:]
+            around.append((context, target))
+        return around
+
+
+def read_example(example: Any, tokenizer: TextTokenizer) -> Untokenized:
+    """Checks an example and takes it apart.
+
+    Raises:
+        BadExampleError: The example breaks a rule of its kind.
+    """
+    kind = kind_of(example)
+    if kind == "turns":
+        return Untokenized([], turns=tuple(_given_turn(turn) for turn in example["turns"]))
+    if kind == "chat":
+        return Untokenized([text for part in slice_conversation(example["messages"], tokenizer) for text in part])
+    prompt, response = example["prompt"], example[next(k for k in RESPONSE_KEYS if k in example)]
+    if not isinstance(prompt, str):
+        raise InvalidPromptTypeError(f"Expected prompt to be a string, but found {type(prompt)}")
+    if not isinstance(response, str):
+        raise InvalidResponseTypeError(f"Expected response to be a string, but found {type(response)}")
+    return Untokenized([prompt, response], is_around=True)
+
+
+def _given_turn(turn: Any) -> Turn:
+    if not isinstance(turn, Mapping) or set(turn) != {"input_ids", "labels"}:
+        keys = sorted(turn) if isinstance(turn, Mapping) else type(turn)
+        raise UnknownExampleTypeError(f"Expected a turn to have input_ids and labels, but found {keys}")
+    context, target = list(turn["input_ids"]), list(turn["labels"])
+    if any(type(i) is not int or i < 0 for i in (*context, *target)):
+        raise InvalidExampleTypeError("Expected input_ids and labels of a turn to be token ids")
+    return context, target
+
+
+def slice_conversation(messages: Any, tokenizer: TextTokenizer) -> list[tuple[str, str]]:
+    """What comes before each answer of the assistant, since the one before, and the answer, as the template writes
+    them.
+
+    Raises:
+        BadExampleError: The messages break a rule, or the template does not fit.
+    """
+    _check_messages(messages)
+
+    def render(part: Sequence[Mapping[str, Any]], *, is_prompt: bool) -> str:
+        try:
+            return tokenizer.chat_template.render([dict(m) for m in part], add_generation_prompt=is_prompt)
+        except ValueError as error:
+            raise ChatTemplateError(f"Failed to process sample {messages}. {error}") from None
+
+    parts = []
+    so_far = ""
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        full, prompt = render(messages[: i + 1], is_prompt=False), render(messages[:i], is_prompt=True)
+        if not full.startswith(so_far):
+            raise InvalidConversationError(
+                f"The full conversation must start with the conversation through the previous turn. {full=}, {so_far=}"
+            )
+        if not prompt.startswith(so_far):
+            raise InvalidConversationError(
+                "The prompt_with_history must start with the conversation through the previous turn. "
+                f"{prompt=}, {so_far=}"
+            )
+        if not full.startswith(prompt):
+            raise InvalidConversationError(
+                f"prompt_with_history must be the first part of the full conversation. {prompt=}, {full=}"
+            )
+        parts.append((prompt[len(so_far) :], full[len(prompt) :]))
+        so_far = full
+    return parts
+
+
+def _check_messages(messages: Any) -> None:
+    if not isinstance(messages, list):
+        raise InvalidMessageTypeError(f"Expected message to be an `Iterable`, but found type {type(messages)}")
+    if len(messages) < 2:
+        raise NotEnoughChatDataError("Chat example must have at least two messages")
+    last = messages[-1].get("role") if isinstance(messages[-1], Mapping) else None
+    if last != "assistant":
+        raise InvalidLastChatMessageRoleError(f"Invalid last message role: {last}. Expected one of: {{'assistant'}}")
+    before = None
+    for message in messages:
+        if not isinstance(message, Mapping):
+            raise InvalidExampleTypeError(f"Expected example to be a `Mapping`, but found type {type(message)}")
+        if "role" not in message or "content" not in message:
+            raise UnknownExampleTypeError(f"Found keys {sorted(message)} in a message, which has role and content.")
+        if len(message) != 2:
+            raise IncorrectMessageKeyQuantityError(f"Expected 2 keys in message, but found {len(message)}")
+        role, content = message["role"], message["content"]
+        if role not in ROLES:
+            raise InvalidRoleError(f"Expected role to be one of {list(ROLES)} but found: {role}")
+        if not isinstance(content, (str, list)):
+            raise InvalidContentTypeError(f"Expected content to be a string, but found {type(content)}")
+        if role == before:
+            raise ConsecutiveRepeatedChatRolesError(
+                f"Conversation roles must alternate but found {role} repeated consecutively."
+            )
+        before = role
+
+
+def stitch(turns: Sequence[Turn], targets: Targets, eos_token_id: int | None) -> tuple[list[int], list[int]]:
+    """Input ids and labels of a conversation, turn after turn. The last target ends with the end-of-sequence token, if
+    there is one.
+
+    Raises:
+        NoLossError: No label is left, or a turn is empty.
+    """
+    if not turns:
+        raise NoLossError("the example has no turn.")
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, (context, target) in enumerate(turns):
+        if not context or not target:
+            raise NoLossError(f"turn {number} of the example has an empty {'prompt' if not context else 'response'}.")
+        is_last = number == len(turns) - 1
+        if is_last and eos_token_id is not None and target[-1] != eos_token_id:
+            target = [*target, eos_token_id]
+        ids += context
+        ids += target
+        labels += context if targets.has_prompt_loss(len(context)) else [IGNORE_LABEL] * len(context)
+        labels += target if is_last or targets.responses == "all" else [IGNORE_LABEL] * len(target)
+    return ids, labels
