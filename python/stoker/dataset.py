@@ -54,9 +54,10 @@ class TokenDataset:
 
         Raises:
             FileNotFoundError: A stream has no index.json.
-            ValueError: There is no stream, two have one name, an index breaks its format, a stream is empty, has no
-                loss token or is of another kind than it is said to be, its token totals are not known and the layout or
-                the weights need them, or the weights break their rules or leave nothing to deliver.
+            ValueError: There is no stream, two have one name or are of different tokenizers, an index breaks its
+                format, a stream is empty, has no loss token or is of another kind than it is said to be, its token
+                totals are not known and the layout or the weights need them, or the weights break their rules or leave
+                nothing to deliver.
             TypeError: `streams` holds something else than Stream.
         """
         if not streams:
@@ -74,6 +75,7 @@ class TokenDataset:
                     "another `name`; it keys the stream's shuffle."
                 )
         self.indexes = [read_index(s.directory, s.bytes_dtype, s.labels_dtype) for s in self.streams]
+        _check_tokenizers(self.names, self.indexes, options)
         self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]
         self.sizes = [_sizes(name, index, options) for name, index in zip(self.names, self.indexes, strict=True)]
@@ -328,6 +330,31 @@ def _expand_directory(cache_dir: str, name: str, index: StreamIndex) -> str:
     """Where a stream's shards are expanded: told apart by the index, legible by the name, inside `cache_dir`."""
     legible = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
     return os.path.join(cache_dir, f"{legible}-{index.sha256[:16]}")
+
+
+def _check_tokenizers(names: Sequence[str], indexes: Sequence[StreamIndex], options: Options) -> None:
+    """Streams that tell their tokenizer must be of one, and the options must fit it.
+
+    Raises:
+        ValueError: They are not, or do not.
+    """
+    known = [(name, index.tokenizer) for name, index in zip(names, indexes, strict=True) if index.tokenizer is not None]
+    for name, tokenizer in known:
+        first, of_first = known[0]
+        if tokenizer.sha256 != of_first.sha256:
+            raise ValueError(
+                f"streams {first!r} and {name!r} were tokenized by different tokenizers (vocabularies of "
+                f"{of_first.vocab_size:,} and {tokenizer.vocab_size:,}): prepare them with the same one."
+            )
+        if options.vocab_size is not None and options.vocab_size < tokenizer.vocab_size:
+            raise ValueError(
+                f"vocab_size is {options.vocab_size}, but stream {name!r} was tokenized with a vocabulary of "
+                f"{tokenizer.vocab_size}: give that, or the model's, if it is larger."
+            )
+        for token in ("eos_token_id", "bos_token_id"):
+            given, its = getattr(options, token), getattr(tokenizer, token)
+            if given is not None and its is not None and given != its:
+                raise ValueError(f"{token} is {given}, but {its} in stream {name!r}, by its tokenizer: give that.")
 
 
 def _kind(stream: Stream, index: StreamIndex) -> str:

@@ -54,6 +54,17 @@ class _Entry(msgspec.Struct, gc=False):
         return len(json.dumps(config, sort_keys=True))
 
 
+class TokenizerIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """The tokenizer that shards were made with: the digest of its tokenizer.json, its vocabulary (ids are below it),
+    and the ids of its special tokens, as they stand in the shards."""
+
+    sha256: str
+    vocab_size: int
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    pad_token_id: int | None = None
+
+
 class Totals(msgspec.Struct, kw_only=True):
     """Token totals, one entry a shard: the `stoker` object of index.json, or the file stoker.json beside it."""
 
@@ -62,6 +73,7 @@ class Totals(msgspec.Struct, kw_only=True):
     loss_tokens: list[int]
     longest_sample: list[int]
     zstd_frame_bytes: int | None = None  # raw bytes a frame of compressed shards, where they were written so
+    tokenizer: TokenizerIdentity | None = None  # index.json of `stoker prepare`
     index_sha256: str | None = None  # stoker.json: of the index.json that was counted
     bytes_dtype: str | None = None  # stoker.json: what `bytes` columns were taken for
 
@@ -87,6 +99,7 @@ class StreamIndex:
         tokens: uint64, exact tokens of each shard; None where the index files do not tell.
         loss_tokens: uint64, those of them with a label that is not -100; None where the index files do not tell.
         frame_bytes: Raw bytes a zstd frame; None where a shard may be one frame.
+        tokenizer: What the shards were made with, where the index tells.
     """
 
     directory: str
@@ -101,6 +114,7 @@ class StreamIndex:
     tokens: npt.NDArray[np.uint64] | None
     loss_tokens: npt.NDArray[np.uint64] | None
     frame_bytes: int | None
+    tokenizer: TokenizerIdentity | None
 
 
 def index_path(directory: str) -> str:
@@ -164,6 +178,7 @@ def read_index(
         tokens=tokens,
         loss_tokens=loss_tokens,
         frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
+        tokenizer=index.stoker.tokenizer if index.stoker else None,
     )
 
 

@@ -550,6 +550,29 @@ def test_what_is_finished_is_left_alone_unless_it_is_to_be_overwritten(tokenizer
 
 
 # ---------------------------------------------------------------- the command, and the loader
+def test_streams_of_different_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
+    made = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    made.add_tokens(["another"])
+    made.save(str(tmp_path / "other.json"))
+    source = write_lines(tmp_path / "a.jsonl", [{"text": "x"}])
+    for name, which in (("a", tokenizer), ("b", tokenizer), ("c", tmp_path / "other.json")):
+        stoker.prepare(source, tmp_path / name, which, processes=1)
+    (end,) = ids_of(tokenizer, END)
+
+    def load(*names: str, **arguments: Any) -> None:
+        streams = [stoker.Stream(local=tmp_path / name) for name in names]
+        stoker.DataLoader(streams, seq_len=2, batch_size=1, layout="pad", **arguments).close()
+
+    load("a", "b", vocab_size=512, eos_token_id=end)
+    for names, arguments, message in (
+        (("a", "b", "c"), {}, "streams 'a' and 'c' were tokenized by different tokenizers"),
+        (("a",), {"vocab_size": 300}, "vocab_size is 300, but stream 'a' was tokenized with a vocabulary of"),
+        (("a",), {"eos_token_id": end + 1}, f"eos_token_id is {end + 1}, but {end} in stream 'a'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load(*names, **arguments)
+
+
 def test_the_command_prepares_what_a_loader_mixes(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

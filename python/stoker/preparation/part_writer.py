@@ -86,6 +86,13 @@ class Counts:
 
 
 # ---------------------------------------------------------------- one piece
+def end_of(rules: Rules, tokenizer: TextTokenizer) -> list[int]:
+    """What stands behind each document or conversation."""
+    if rules.kind == "text" and rules.eos_text is not None:
+        return tokenizer.encode([rules.eos_text])[0]
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
 class PartWriter:
     """Makes samples of rows and writes them. One a process: it has the tokenizer."""
 
@@ -94,8 +101,7 @@ class PartWriter:
         self._columns = dict(rules.columns)
         self._tokenizer = TextTokenizer(rules.tokenizer)
         tokenizer = self._tokenizer
-        eos = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-        self._end = eos if rules.eos_text is None else tokenizer.encode([rules.eos_text])[0]
+        self._end = end_of(rules, tokenizer)
         self._begin = tokenizer.encode([rules.bos_text])[0] if rules.bos_text else []
         self._ids_dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
         self._labels_dtype = np.dtype("int16" if tokenizer.vocab_size <= 1 << 15 else "int32")

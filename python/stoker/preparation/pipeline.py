@@ -21,7 +21,7 @@ from typing import Any
 
 from stoker.files import write_atomically
 from stoker.preparation.examples import Targets
-from stoker.preparation.part_writer import COUNTS_FILE, EXAMPLE_KEYS, TEXT_KEYS, Counts, PartWriter, Rules
+from stoker.preparation.part_writer import COUNTS_FILE, EXAMPLE_KEYS, TEXT_KEYS, Counts, PartWriter, Rules, end_of
 from stoker.preparation.sources import Part, Row, find_parts, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 
@@ -131,13 +131,14 @@ def _kind_of(parts: Sequence[Part], columns: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- the plan
 def _make_plan(rules: Rules, parts: Sequence[Part], tokenizer: TextTokenizer) -> dict[str, Any]:
     """All that the output depends on, as JSON has it."""
+    end = end_of(rules, tokenizer)
     files = {piece.path: os.stat(piece.path) for part in parts for piece in part}
     plan = {
         "version": VERSION,
         "rules": {**asdict(rules), "tokenizer": tokenizer.sha256},
         "parts": [[[Path(p.path).name, p.begin, p.end] for p in part] for part in parts],
         "files": [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],
-        "tokenizer": tokenizer.identity,
+        "tokenizer": {**tokenizer.identity, "eos_token_id": end[0] if len(end) == 1 else None},
     }
     plan_as_json: dict[str, Any] = json.loads(json.dumps(plan))
     return plan_as_json
