@@ -5,7 +5,7 @@ of ranks that divides the global batch:
     torchrun --nproc-per-node 4 examples/train_ddp.py --steps 40 --checkpoint .demo/ddp.pt
 
 The loader finds rank and world size itself. Its state is saved with the model's; every global batch is the one that an
-uninterrupted run would have had. On GPUs give the loader device="cuda", and the process group "nccl".
+uninterrupted run would have had.
 """
 
 from __future__ import annotations

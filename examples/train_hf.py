@@ -10,6 +10,7 @@ take fields="huggingface": cu_seq_lens_q and max_length_q and so on come ready-m
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class PackedTrainer(Trainer):  # type: ignore[misc]
         self.loader = loader
 
     def get_train_dataloader(self) -> TrainerLoader:
-        return TrainerLoader(self.loader)
+        return TrainerLoader(self.loader, self.args.gradient_accumulation_steps)
 
 
 def make_model() -> LlamaForCausalLM:
@@ -46,12 +47,13 @@ def make_model() -> LlamaForCausalLM:
     )
 
 
-def train(steps: int, out: Path, *, resume: bool, save_steps: int = 20) -> Trainer:
-    """Trains up to step `steps`, with a checkpoint every `save_steps`."""
+def train(steps: int, out: Path, *, resume: bool | str, save_steps: int = 20, accumulate: int = 1) -> Trainer:
+    """Trains up to step `steps` of `accumulate` batches, with a checkpoint every `save_steps`."""
     arguments = TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
         save_steps=save_steps,
+        gradient_accumulation_steps=accumulate,
         logging_steps=5,
         learning_rate=3e-3,
         lr_scheduler_type="constant",
@@ -73,6 +75,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="from the last checkpoint")
     options = parser.parse_args()
     if not (mix_kinds.OUT / "chat").exists():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise SystemExit("the data is not there: run examples/mix_kinds.py --steps 0 in one process first.")
         mix_kinds.write_streams()
     train(options.steps, mix_kinds.OUT / "trainer", resume=options.resume)
 

@@ -236,8 +236,9 @@ class RowFiller {
   CorruptShardError bad_value(const Segment& segment, const Shard& shard, uint64_t value, uint64_t limit,
                               const char* where) const {
     const std::string shown = value == UINT64_MAX ? "a negative number" : text(value);
-    const std::string rule =
-        limit == format_.vocab_size ? text("vocab_size is ", limit) : text("ids of this dtype end at ", limit - 1);
+    const std::string rule = limit == format_.vocab_size
+                                 ? text("vocab_size is ", limit)
+                                 : text("ids of this dtype, or on their way to a device, end at ", limit - 1);
     return CorruptShardError(
         shard.path(), segment.sample,
         text("stream \"", shard.stream(), "\": sample ", segment.sample, " of ", shard.path(), " has ", shown, " ",

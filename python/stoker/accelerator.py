@@ -16,7 +16,7 @@ class Accelerator(Protocol):
         """Bytes on the CPU that the device copies from: a tensor that is handed out once."""
 
     def take(self, size_bytes: int) -> Any:
-        """Bytes on the device, of the current stream."""
+        """Bytes on the device, of the stream that the calling thread launches on."""
 
     def copy(self, to: Any, source: Any) -> None:
         """Launches a copy from host to device on the current stream. `source` may be dropped at once."""
@@ -28,7 +28,7 @@ class Accelerator(Protocol):
         """The stream that the calling thread launches on."""
 
     def launching_on(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
-        """Makes it another one."""
+        """In a `with` block the thread launches on `stream`."""
 
     def keep_for(self, tensor: Any, stream: Any) -> None:
         """Once `tensor` is dropped, its memory is not reused before all that `stream` has been given until then."""
@@ -44,7 +44,7 @@ class TorchAccelerator:
         import torch
 
         self._torch = torch
-        self._module = torch.get_device_module(device)
+        self._module = getattr(torch, device.type)
         index = self._module.current_device() if device.index is None else device.index
         self._device = torch.device(device.type, index)
 
@@ -71,8 +71,12 @@ class TorchAccelerator:
         tensor.record_stream(stream)
 
     def check_usable(self) -> None:
-        capturing = getattr(self._module, "is_current_stream_capturing", None)
-        if capturing is not None and capturing():
+        is_capturing = getattr(self._module, "is_current_stream_capturing", None)
+        if is_capturing is None:
+            return
+        with self._module.device(self._device):
+            refuses = is_capturing()
+        if refuses:
             raise RuntimeError(
                 "a batch was asked for while a CUDA graph is being captured: take it before the capture, and give the "
                 "graph the tensors of a loader with static_buffers=True."
@@ -97,7 +101,7 @@ class TorchQueue:
         self._stream = self._Stream()
 
     def take_host(self, size_bytes: int) -> Any:
-        return self._torch.empty(size_bytes, dtype=self._torch.uint8)
+        return self._torch.empty(size_bytes, dtype=self._torch.uint8, device="cpu")
 
     def take(self, size_bytes: int) -> Any:
         return self._torch.empty(size_bytes, dtype=self._torch.uint8, device=self._device)
@@ -148,9 +152,9 @@ def check_device(device: Any) -> Any:
     if wanted.type == "cpu":
         return None
     try:
-        module = torch.get_device_module(wanted)
+        module = getattr(torch, wanted.type)
         found = module.device_count() if module.is_available() else 0
-    except (RuntimeError, AttributeError):
+    except (RuntimeError, AttributeError):  # no such backend
         found = 0
     if found == 0:
         raise ValueError(
@@ -172,4 +176,4 @@ def open_accelerator(device: Any) -> Accelerator:
         return accelerator
     import torch
 
-    return TorchAccelerator(device) if hasattr(torch.get_device_module(device), "Stream") else TorchQueue(device)
+    return TorchAccelerator(device) if hasattr(getattr(torch, device.type), "Stream") else TorchQueue(device)

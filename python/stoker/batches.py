@@ -88,7 +88,7 @@ def take_pinned(size_bytes: int) -> Any:
     """Page-locked bytes, as a tensor of torch's caching host allocator."""
     import torch
 
-    return torch.empty(size_bytes, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(size_bytes, dtype=torch.uint8, device="cpu", pin_memory=True)  # whatever torch's default is
 
 
 class PinnedMemory:
@@ -121,7 +121,8 @@ def make_memory(form: BatchForm, *, max_kept: int, pin_memory: bool) -> BatchMem
         if pin_memory:
             logger.warning("pin_memory=True needs torch, which is not installed: batches are plain numpy arrays.")
         return NumpyMemory(form, max_kept)
-    if pin_memory and (torch.cuda.is_available() or torch.xpu.is_available()):
+    accelerators = [getattr(torch, name, None) for name in ("cuda", "xpu")]  # older torch has no xpu
+    if pin_memory and any(accelerator is not None and accelerator.is_available() for accelerator in accelerators):
         return PinnedMemory(form)
     if pin_memory:
         logger.warning(

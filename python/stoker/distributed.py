@@ -14,21 +14,17 @@ from stoker.state import merge_states
 if TYPE_CHECKING:
     from stoker.loader import DataLoader
 
-# Dimensions of a mesh along which ranks get different rows, as PyTorch, torchtitan, Accelerate and Lightning name them;
-# context, tensor and pipeline parallel peers get the same.
+# Dimensions of a mesh by their usual names (PyTorch, torchtitan, Accelerate, Lightning): along the first ranks get
+# different rows, along the others the same. What an expert-parallel dimension `ep` means depends on the trainer.
 _DATA_PARALLEL = (
-    "dp",
-    "dp_replicate",
-    "dp_shard",
-    "dp_mod_ep",
-    "fsdp",
-    "ddp",
-    "data",
-    "data_parallel",
-    "replicate",
-    "shard",
+    *("dp", "dp_replicate", "dp_shard", "dp_shard_mod_ep", "dp_shard_in_ep", "fsdp", "ddp", "hsdp"),
+    *("data", "data_parallel", "replicate", "shard"),
 )
-_MAX_WORLD_SIZE = (1 << 31) - 1
+_MODEL_PARALLEL = (
+    *("tp", "cp", "pp", "sp", "tensor", "context", "pipeline", "sequence", "model"),
+    *("tensor_parallel", "context_parallel", "pipeline_parallel", "sequence_parallel"),
+)
+_MAX_WORLD_SIZE = (1 << 31) - 1  # as the core counts ranks
 # Rank and number of processes, by launcher. Slurm's numbers are those of a job step: a batch script, which runs once,
 # has SLURM_NTASKS and SLURM_PROCID too.
 _ENVIRONMENTS = (
@@ -57,7 +53,7 @@ def find_ranks(
     *,
     replication: int = 1,
     device_mesh: Any = None,
-    mesh_dims: Sequence[str] | None = None,
+    mesh_dims: Sequence[str] | str | None = None,
     environment: Mapping[str, str] = os.environ,
 ) -> Ranks:
     """Looks for rank and world size: in the arguments, else in the mesh, else in torch's default process group if there
@@ -67,7 +63,8 @@ def find_ranks(
         rank, world_size: As given; both or neither.
         replication: So many ranks, one after the other, get the same rows.
         device_mesh: A torch DeviceMesh that this process is in.
-        mesh_dims: Its dimensions along which rows differ. Default: those with a data-parallel name, or the only one.
+        mesh_dims: Its dimensions along which rows differ. Default: those with a data-parallel name, or the only one
+            where it has none.
         environment: Where launchers leave their variables.
 
     Raises:
@@ -94,7 +91,7 @@ def find_ranks(
     return Ranks(rank // replication, world_size // replication, found.source)
 
 
-def _in_mesh(mesh: Any, dims: Sequence[str] | None) -> Ranks:
+def _in_mesh(mesh: Any, dims: Sequence[str] | str | None) -> Ranks:
     names = mesh.mesh_dim_names
     if names is None:
         if mesh.ndim > 1 or dims is not None:
@@ -104,12 +101,19 @@ def _in_mesh(mesh: Any, dims: Sequence[str] | None) -> Ranks:
             )
         dims, names = ["the only one"], ["the only one"]
     elif dims is None:
-        dims = list(names) if len(names) == 1 else [name for name in names if name in _DATA_PARALLEL]
-    unknown = [dim for dim in dims if dim not in names]
-    if unknown or not dims:
-        what = f"mesh_dims names {', '.join(map(repr, unknown))}, but" if unknown else "no data-parallel dimension:"
+        unknown = [name for name in names if name not in (*_DATA_PARALLEL, *_MODEL_PARALLEL)]
+        if unknown:
+            raise ValueError(
+                f"device_mesh has {', '.join(map(repr, names))}, and {unknown[0]!r} does not tell whether ranks along "
+                "it get different rows: name the dimensions along which they do in mesh_dims."
+            )
+        dims = [name for name in names if name in _DATA_PARALLEL]
+    dims = [dims] if isinstance(dims, str) else list(dims)
+    absent = [dim for dim in dims if dim not in names]
+    if absent:
         raise ValueError(
-            f"{what} device_mesh has {', '.join(map(repr, names))}. Name those along which rows differ in mesh_dims."
+            f"mesh_dims names {', '.join(map(repr, absent))}, but device_mesh has {', '.join(map(repr, names))}. Name "
+            "those along which rows differ in mesh_dims."
         )
     coordinate = mesh.get_coordinate()
     if coordinate is None:
@@ -171,11 +175,16 @@ def full_state(loader: DataLoader, group: Any = None) -> dict[str, Any]:
         )
     states: list[Any] = [None] * torch_distributed.get_world_size(group)
     torch_distributed.all_gather_object(states, (loader.rank, loader.world_size, state), group=group)
-    missing = sorted(set(range(loader.world_size)) - {rank for rank, *_ in states})
     sizes = sorted({world_size for _, world_size, _ in states})
-    if missing or len(sizes) > 1:
+    if len(sizes) > 1:
         raise StateMismatchError(
-            f"the ranks of the process group do not make one run: their loaders' world sizes are {sizes}, and of rank "
-            f"{', '.join(map(str, missing)) or 'none'} there is no loader. Call full_state on all ranks of the loader."
+            f"the processes of the group do not make one run: their loaders' world sizes are {sizes}. Give all the "
+            "same."
         )
-    return merge_states({rank: state for rank, _, state in states})
+    missing = sorted(set(range(loader.world_size)) - {rank for rank, *_ in states})
+    if missing:
+        raise StateMismatchError(
+            f"the processes of the group do not make one run: of rank {', '.join(map(str, missing))} of "
+            f"{loader.world_size} there is no loader. Call full_state on all ranks of the loader."
+        )
+    return merge_states([(rank, state) for rank, _, state in states])

@@ -10,7 +10,9 @@ from stoker import _core
 from stoker.batches import BatchMemory
 from stoker.handoff import Copy, Handoff
 
-_COPIES_AHEAD = 2  # batches that are on the device, or on their way to it, before they are asked for
+# Batches that are on the device, or on their way to it, before they are asked for: one is there when the step ends, and
+# the next is on its way even if that step is short. More would only take memory of the device.
+_COPIES_AHEAD = 2
 
 
 class Feed(Protocol):
@@ -18,8 +20,8 @@ class Feed(Protocol):
 
     engine: _core.Engine
 
-    def next(self, timeout: float) -> tuple[list[Any], _core.BatchInfo]:
-        """Waits for the next batch, `timeout` seconds at most; 0: for as long as it takes."""
+    def next(self, timeout_s: float) -> tuple[list[Any], _core.BatchInfo]:
+        """Waits for the next batch, `timeout_s` seconds at most; 0: for as long as it takes."""
 
     @property
     def next_row(self) -> int | None:
@@ -43,23 +45,25 @@ class HostFeed:
     def next_row(self) -> int | None:
         return self.engine.next_row
 
-    def next(self, timeout: float) -> tuple[list[Any], _core.BatchInfo]:
-        buffer, info = self.engine.next(timeout, *self._memory.take())
+    def next(self, timeout_s: float) -> tuple[list[Any], _core.BatchInfo]:
+        buffer, info = self.engine.next(timeout_s, *self._memory.take())
         return self._memory.arrays(buffer), info
 
 
 class DeviceFeed:
-    """Batches on an accelerator. Each `next` launches the copies of what is complete at that moment."""
+    """Batches on an accelerator. Each `next` launches the copies of what is complete at that moment, up to
+    _COPIES_AHEAD."""
 
-    def __init__(self, engine: _core.Engine, handoff: Handoff, global_batch: int) -> None:
+    def __init__(self, engine: _core.Engine, handoff: Handoff, *, global_batch: int) -> None:
         self.engine = engine
         self._handoff = handoff
         self._global_batch = global_batch
         self._under_way: deque[tuple[Copy, _core.BatchInfo]] = deque()
+        self._taken: deque[_core.BatchInfo] = deque()  # from the engine: those under way, and one whose copy failed
 
     @property
     def ahead(self) -> Sequence[_core.BatchInfo]:
-        return [info for _, info in self._under_way]
+        return self._taken
 
     @property
     def next_row(self) -> int | None:
@@ -68,15 +72,18 @@ class DeviceFeed:
             return row
         return self._under_way[0][1].end_row - self._global_batch
 
-    def next(self, timeout: float) -> tuple[list[Any], _core.BatchInfo]:
+    def next(self, timeout_s: float) -> tuple[list[Any], _core.BatchInfo]:
         self._handoff.check_usable()
         if not self._under_way:
-            self._launch(timeout)
+            self._launch(timeout_s)
         while len(self._under_way) <= _COPIES_AHEAD and self.engine.has_batch:
-            self._launch(timeout)
+            self._launch(timeout_s)
         copy, info = self._under_way.popleft()
-        return self._handoff.receive(copy), info
+        fields = self._handoff.receive(copy)
+        self._taken.popleft()
+        return fields, info
 
-    def _launch(self, timeout: float) -> None:
-        host, info = self.engine.next(timeout, *self._handoff.take())
+    def _launch(self, timeout_s: float) -> None:
+        host, info = self.engine.next(timeout_s, *self._handoff.take())
+        self._taken.append(info)
         self._under_way.append((self._handoff.launch(host), info))

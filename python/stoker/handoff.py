@@ -6,10 +6,11 @@ tensors of the dtype asked for. No thread of the CPU waits for the device.
 
 Who may reuse which memory when:
 * the pinned buffer: torch's caching host allocator keeps a dropped pinned tensor until the copies from it are done;
-* the block on the device: it belongs to the copy stream, and `record_stream` tells torch's caching allocator that the
-  consumer's stream reads it, too;
-* the tensors handed out: they are allocated on the consumer's stream and are the consumer's. With static buffers they
-  are written again in that stream's order, behind everything the consumer has launched before it asks for a batch.
+* the staged bytes on the device: they belong to the copy stream, and `record_stream` tells torch's caching allocator
+  that the consumer's stream reads them, too;
+* the tensors handed out: they are allocated on the consumer's stream and are the consumer's. Static ones are written
+  again in the order of the stream that asks for a batch, behind what was launched before on the stream that asked last;
+  `record_stream` tells the allocator of each such stream.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ _IGNORE_LABEL = -100  # torch's ignore_index
 
 
 class Copy(NamedTuple):
-    """A batch under way: its block on the device, and the event after the copy."""
+    """A batch under way: its bytes on the device, and the event after the copy."""
 
-    block: Any
+    staged: Any
     done: Any
 
 
@@ -33,7 +34,7 @@ class Handoff:
     """Copies batches to a device and widens them there. Belongs to the thread of the consumer."""
 
     def __init__(
-        self, accelerator: Accelerator, form: BatchForm, fields: tuple[str, ...], dtype: str, *, is_static: bool
+        self, accelerator: Accelerator, form: BatchForm, *, fields: tuple[str, ...], dtype: str, is_static: bool
     ) -> None:
         """
         Args:
@@ -63,33 +64,36 @@ class Handoff:
     def launch(self, host: Any) -> Copy:
         """Launches the copy of a filled buffer, which may be dropped at once."""
         with self._accelerator.launching_on(self._copies):
-            block = self._accelerator.take(len(host))
-            self._accelerator.copy(block, host)
-        return Copy(block, self._copies.record_event())
+            staged = self._accelerator.take(len(host))
+            self._accelerator.copy(staged, host)
+        return Copy(staged, self._copies.record_event())
 
     def receive(self, copy: Copy) -> list[Any]:
         """The fields of a batch, in the order of the consumer's stream."""
         consumer = self._accelerator.current_stream()
         consumer.wait_event(copy.done)
-        self._accelerator.keep_for(copy.block, consumer)
-        fields = self._widen(copy.block)
+        self._accelerator.keep_for(copy.staged, consumer)
+        fields = self._widen(copy.staged)
         return self._into_static(fields, consumer) if self._is_static else fields
 
     def _into_static(self, fields: list[Any], consumer: Any) -> list[Any]:
         if not self._static:
-            self._static = fields
+            with self._torch.inference_mode(False):  # tensors that may be written anywhere
+                self._static = [field.clone() for field in fields]
         else:
             if consumer != self._reader:
                 consumer.wait_stream(self._reader)  # what it has launched may still read them
+                for static in self._static:
+                    self._accelerator.keep_for(static, consumer)
             for static, field in zip(self._static, fields, strict=True):
                 static.copy_(field)
         self._reader = consumer
         return self._static
 
-    def _widen(self, block: Any) -> list[Any]:
-        """The fields of a block in the dtype asked for; cu_seqlens in its own. None of them shares its memory."""
+    def _widen(self, staged: Any) -> list[Any]:
+        """The fields of a batch in the dtype asked for; cu_seqlens in its own. None of them shares the memory."""
         torch, dtype = self._torch, self._dtype
-        views = self._form.tensors(block)
+        views = self._form.tensors(staged)
         on_wire = {name: (type_, view) for (name, type_), view in zip(self._form.fields, views, strict=False)}
         wide = {}
         for name, (type_, view) in on_wire.items():

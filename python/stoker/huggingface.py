@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -15,23 +12,31 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from stoker.dataset import TokenDataset
 from stoker.distributed import full_state
 from stoker.loader import DataLoader
+from stoker.options import check_index
 
-STATE_NAME = "stoker_state.json"  # in a checkpoint's directory
+_KEY = "stoker"  # of the loader's state among those of callbacks in trainer_state.json
 
 
 class TrainerLoader:
     """A loader as the Trainer wants it: to be returned from `Trainer.get_train_dataloader`.
 
-    The Trainer expects all epochs to have as many batches as the first, while a loader's may differ by one. This gives
-    always as many, and goes on behind them next time, so that no batch is left out or comes twice.
+    The Trainer takes all epochs to have as many batches as the first, and after a checkpoint begins an epoch anew. This
+    gives always as many batches, whole steps of them, and goes on behind them next time: no batch is left out or comes
+    twice, and every step has as many as any other.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader, gradient_accumulation_steps: int = 1) -> None:
+        """
+        Args:
+            loader: What is trained on.
+            gradient_accumulation_steps: Batches a step, as in TrainingArguments.
+        """
+        steps = check_index("gradient_accumulation_steps", gradient_accumulation_steps, 1, 1 << 31)
         self._loader = loader
-        self._num_batches = len(loader)
+        self._num_batches = max(1, len(loader) // steps) * steps
 
     def __len__(self) -> int:
-        """Batches that `iter` gives."""
+        """Batches that `iter` gives: those of an epoch, rounded down to whole steps."""
         return self._num_batches
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -57,32 +62,31 @@ class TrainerLoader:
 
 
 class LoaderStateCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Saves a loader's state in each checkpoint of the Trainer, and loads it where the Trainer resumes: training then
-    goes on with exactly the batches that come next, on any number of ranks. Needs `ignore_data_skip=True`.
+    """Saves a loader's state in each checkpoint of the Trainer, in its trainer_state.json, and loads it where the
+    Trainer resumes: training then goes on with exactly the batches that come next, on any number of ranks. Needs
+    `ignore_data_skip=True`.
 
     Args:
         loader: What the Trainer trains on, through `TrainerLoader`.
-        checkpoint: The directory that is resumed from. Default: that of the Trainer's step in its `output_dir`.
     """
 
-    def __init__(self, loader: DataLoader, checkpoint: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
-        self._checkpoint = checkpoint
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Writes the state of all ranks. Called on each of them."""
-        saved = full_state(self._loader)
-        if state.is_world_process_zero:
-            path = _checkpoint_of(args, state) / STATE_NAME
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(saved))
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Puts the state where the Trainer saves it; that of all ranks where it is about to."""
+        state.stateful_callbacks[_KEY] = full_state(self._loader) if control.should_save else self._loader.state_dict()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The same."""
+        self.on_step_end(args, state, control)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Loads the state where the Trainer resumes.
 
         Raises:
-            ValueError: `ignore_data_skip` is not set, and the Trainer would skip batches that the loader has skipped.
-            FileNotFoundError: The checkpoint has no state of a loader.
+            ValueError: `ignore_data_skip` is not set, and the Trainer would skip batches that the loader has skipped;
+                or the checkpoint has no state of a loader.
             StateMismatchError: The state is of another loader.
         """
         if state.global_step == 0:
@@ -92,14 +96,9 @@ class LoaderStateCallback(TrainerCallback):  # type: ignore[misc]  # transformer
                 "set TrainingArguments(ignore_data_skip=True): the loader goes on where the checkpoint was taken, and "
                 "the Trainer must not skip batches again."
             )
-        path = Path(self._checkpoint or args.resume_from_checkpoint or _checkpoint_of(args, state)) / STATE_NAME
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"the Trainer resumes at step {state.global_step}, but there is no {path}: give the directory that it "
-                "resumes from as LoaderStateCallback(loader, checkpoint=...)."
+        if _KEY not in state.stateful_callbacks:
+            raise ValueError(
+                f"the Trainer resumes at step {state.global_step}, but its checkpoint has no state of a loader: it was "
+                "saved without LoaderStateCallback. Load a state into the loader, and train without this callback."
             )
-        self._loader.load_state_dict(json.loads(path.read_text()))
-
-
-def _checkpoint_of(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._loader.load_state_dict(state.stateful_callbacks[_KEY])

@@ -90,7 +90,7 @@ class DataLoader:
         world_size: int | None = None,
         replication: int = 1,
         device_mesh: Any = None,
-        mesh_dims: Sequence[str] | None = None,
+        mesh_dims: Sequence[str] | str | None = None,
         num_workers: int = 2,
         prefetch_factor: int | None = None,
         drop_last: bool = True,
@@ -150,7 +150,7 @@ class DataLoader:
             device_mesh: A torch DeviceMesh. Its data-parallel dimensions tell rank and world size; peers along others
                 (tensor, context, pipeline parallel) get the same rows.
             mesh_dims: The names of these dimensions. Default: those with a usual one, such as "dp", "dp_replicate",
-                "dp_shard" or "fsdp".
+                "dp_shard" or "fsdp"; a name that is not usual for anything is an error.
             num_workers: Threads that fill batches; `next()` helps them while it has to wait. 0: filled in `next()`
                 alone. 2 keep up with most trainers; more help where shards are compressed.
             prefetch_factor: Batches that are filled ahead. Default: 8; without workers there are none.
@@ -246,6 +246,8 @@ class DataLoader:
         self._device = check_device(device)
         if static_buffers and self._device is None:
             raise ValueError("static_buffers=True needs `device`, an accelerator whose graphs read them.")
+        if self._device is not None and not -(1 << 31) <= options.pad_id < 1 << 31:
+            raise ValueError(f"pad_id is {options.pad_id}: with a device it must fit 32 bits, as all ids do.")
         self._process = os.getpid()
         self._options = options
         self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last)
@@ -330,19 +332,21 @@ class DataLoader:
         return BatchForm(core_format, fields, options.batch_size, options.seq_len, options.cu_seqlens_entries)
 
     def _start_feed(self) -> Feed:
+        self._check_device_process()
         self._stop_feed()
         if self._device is not None:
             if self._handoff is None:
                 accelerator = open_accelerator(self._device)
+                accelerator.check_usable()
                 self._handoff = Handoff(
                     accelerator,
                     self._form,
-                    self._options.row_fields,
-                    self._options.dtype,
+                    fields=self._options.row_fields,
+                    dtype=self._options.dtype,
                     is_static=self._options.static_buffers,
                 )
             engine = self._start_engine(self._handoff.take)
-            self._feed = DeviceFeed(engine, self._handoff, self._options.global_batch)
+            self._feed = DeviceFeed(engine, self._handoff, global_batch=self._options.global_batch)
         else:
             self._memory = self._memory or make_memory(
                 self._form,
@@ -572,6 +576,9 @@ class DataLoader:
             raise LoaderClosedError("the loader is closed: make a new one, and give it the state of this one to go on.")
         if self._feed is not None:
             self._feed.engine.check_process()
+        self._check_device_process()
+
+    def _check_device_process(self) -> None:
         if self._device is not None and os.getpid() != self._process:
             raise LoaderClosedError(
                 "a loader with a device works in the process that made it, and this is a fork: make the loader here."

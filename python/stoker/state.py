@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,19 +84,18 @@ def make_state(spec: dict[str, Any], place: Place) -> dict[str, Any]:
     }
 
 
-def merge_states(states: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
-    """One state of those of all ranks, with the hints of all of them.
+def merge_states(states: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
+    """One state of those of all processes, with the hints of all of them.
 
     Args:
-        states: By rank.
+        states: Each with its rank; several may be of one.
 
     Raises:
         StateMismatchError: They are not of one run at one row.
     """
-    first, *others = sorted(states)
-    merged = states[first]
-    for rank in others:
-        one, other = ({**s, **_specification_of(s)} for s in (merged, states[rank]))
+    (first, merged), *others = sorted(states, key=lambda state: state[0])
+    for rank, state in others:
+        one, other = ({**s, **_specification_of(s)} for s in (merged, state))
         apart = [n for n in one if one[n] != other.get(n) and n not in ("specification", "hints", "hints_row")]
         if apart:
             shown = "; ".join(f"{name} {_apart(one[name], other.get(name))}" for name in apart)
@@ -105,8 +104,8 @@ def merge_states(states: Mapping[int, dict[str, Any]]) -> dict[str, Any]:
                 "arguments over the same data, and take the state of all at the same batch."
             )
     if "hints" in merged:
-        newest = max(state["hints_row"] for state in states.values())
-        hints = {hint[0]: hint for s in states.values() if s["hints_row"] == newest for hint in s["hints"]}
+        newest = max(state["hints_row"] for _, state in states)
+        hints = {hint[0]: hint for _, s in states if s["hints_row"] == newest for hint in s["hints"]}
         merged = {**merged, "hints": [hints[lane] for lane in sorted(hints)], "hints_row": newest}
     return merged
 

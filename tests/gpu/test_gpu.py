@@ -41,6 +41,13 @@ def take(loader: stoker.DataLoader, num_batches: int) -> list[dict[str, Any]]:
     return list(itertools.islice(loader, num_batches))
 
 
+def delay_copies(loader: stoker.DataLoader) -> None:
+    """Copies wait behind a kernel that spins, while the consumer goes on."""
+    assert loader._handoff is not None
+    with torch.cuda.stream(loader._handoff._copies):
+        torch.cuda._sleep(SPIN_CYCLES)
+
+
 def checksum(batch: dict[str, Any]) -> torch.Tensor:
     """Of all fields and places, on the batch's device, without waiting for it."""
     total = torch.zeros((), dtype=torch.int64, device=batch["input_ids"].device)
@@ -72,7 +79,11 @@ def test_a_thousand_batches_behind_a_spinning_kernel_arrive_whole(
         want = [int(checksum(batch)) for batch in take(loader, 1000)]
     with load(streams, device="cuda", static_buffers=is_static) as loader:
         torch.cuda._sleep(SPIN_CYCLES)
-        sums = [checksum(batch) for batch in itertools.islice(loader, 1000)]
+        sums = []
+        for b, batch in enumerate(itertools.islice(loader, 1000)):
+            sums.append(checksum(batch))
+            if b % 300 == 0:
+                delay_copies(loader)
         assert [int(s) for s in sums] == want
 
 
@@ -163,11 +174,32 @@ def test_a_compiled_step_takes_batches(streams: list[stoker.Stream]) -> None:
 def test_closed_in_the_middle_of_a_copy(streams: list[stoker.Stream]) -> None:
     with load(streams) as loader:
         want = [int(checksum(batch)) for batch in take(loader, 5)]
-    torch.cuda._sleep(SPIN_CYCLES)
     with load(streams, device="cuda") as loader:
-        batches = take(loader, 5)
-    del loader
+        iterator = iter(loader)
+        batches = [next(iterator)]
+        delay_copies(loader)
+        batches += [next(iterator) for _ in range(4)]
+    del loader, iterator
     assert [int(checksum(batch)) for batch in batches] == want
+
+
+def test_torchs_default_device_changes_nothing(streams: list[stoker.Stream]) -> None:
+    with load(streams) as loader:
+        want = [int(checksum(batch)) for batch in take(loader, 5)]
+    for arguments in ({"device": "cuda"}, {"pin_memory": True}):
+        with load(streams, **arguments) as loader, torch.device("cuda"):
+            assert [int(checksum(batch)) for batch in take(loader, 5)] == want
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU at most")
+def test_another_device_than_the_current_one(streams: list[stoker.Stream]) -> None:
+    with load(streams) as loader:
+        want = [int(checksum(batch)) for batch in take(loader, 50)]
+    with load(streams, device="cuda:1") as loader:
+        batches = take(loader, 50)
+        assert all(batch["input_ids"].device == torch.device("cuda", 1) for batch in batches)
+        assert torch.cuda.current_device() == 0
+        assert [int(checksum(batch)) for batch in batches] == want
 
 
 def test_memory_on_the_device_does_not_grow(streams: list[stoker.Stream]) -> None:

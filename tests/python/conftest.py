@@ -24,9 +24,11 @@ settings.load_profile(os.environ.get("STOKER_HYPOTHESIS", "stoker"))
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test writes into the user's cache."""
+def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the user's cache, or takes a launcher's rank for its own."""
     monkeypatch.setenv("STOKER_CACHE", str(tmp_path / "cache"))
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

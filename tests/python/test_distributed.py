@@ -76,11 +76,13 @@ def test_replicas_are_one_rank(rank: int, want: int) -> None:
     ("sizes", "coordinate", "dims", "want"),
     [
         ({"dp": 4}, [2], None, (2, 4)),
-        ({"anything": 4}, [2], None, (2, 4)),
+        ({"tp": 4}, [2], None, (0, 1)),  # its ranks get the same rows
         ([4], [2], None, (2, 4)),
         ({"dp": 4, "tp": 8}, [2, 5], None, (2, 4)),
         ({"pp": 2, "dp_replicate": 3, "dp_shard": 4, "cp": 2, "tp": 8}, [1, 2, 3, 1, 7], None, (11, 12)),
+        ({"dp_replicate": 2, "dp_shard_mod_ep": 2, "dp_shard_in_ep": 4, "tp": 2}, [1, 0, 3, 1], None, (11, 16)),
         ({"replica": 3, "model": 4}, [2, 1], ["replica"], (2, 3)),
+        ({"dp": 3, "ep": 4}, [2, 1], "dp", (2, 3)),
         ({"a": 3, "b": 4}, [2, 1], ["b", "a"], (9, 12)),  # in the order of the mesh
     ],
 )
@@ -107,17 +109,15 @@ def test_rank_and_world_size_from_a_mesh(
             "mesh_dims names 'fsdp', but device_mesh has 'dp', 'tp'. Name those along which rows differ",
         ),
         (
-            {"device_mesh": Mesh({"replica": 2, "tp": 2}, [0, 0])},
-            "no data-parallel dimension: device_mesh has 'replica', 'tp'",
+            {"device_mesh": Mesh({"dp": 2, "ep": 2}, [0, 0])},
+            "device_mesh has 'dp', 'ep', and 'ep' does not tell whether ranks along it get different rows",
         ),
         ({"device_mesh": Mesh([2, 2], [0, 0])}, "device_mesh has 2 dimensions without names"),
         ({"device_mesh": Mesh([2], [0]), "mesh_dims": ["dp"]}, "dimensions without names"),
         ({"device_mesh": Mesh({"dp": 2}, None)}, "this process is not in device_mesh"),
     ],
 )
-def test_what_contradicts_itself_is_refused(
-    stream: stoker.Stream, arguments: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_contradicts_itself_is_refused(stream: stoker.Stream, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         stoker.DataLoader(stream, seq_len=8, batch_size=2, **arguments)
 
@@ -149,7 +149,7 @@ def test_a_process_group_comes_before_the_environment(
     with stoker.DataLoader(stream, seq_len=8, batch_size=2, device_mesh=mesh) as loader:
         assert (loader.rank, loader.world_size) == (0, 1)
     with stoker.DataLoader(stream, seq_len=8, batch_size=2, rank=1, world_size=2) as loader:
-        with pytest.raises(stoker.StateMismatchError, match="of rank 0 there is no loader"):
+        with pytest.raises(stoker.StateMismatchError, match="of rank 0 of 2 there is no loader"):
             full_state(loader)
 
 
@@ -179,7 +179,7 @@ def test_hints_of_all_ranks_together_serve_any(stream: stoker.Stream, caplog: py
             for _ in zip(range(5), loader, strict=False):
                 pass
             states[rank] = loader.state_dict()
-    merged = json.loads(json.dumps(merge_states(states)))
+    merged = json.loads(json.dumps(merge_states(list(states.items()))))
     assert [hint[0] for hint in merged["hints"]] == [0, 1, 2, 3]
     for state, told in ((merged, False), (states[2], True)):
         caplog.clear()
@@ -190,6 +190,18 @@ def test_hints_of_all_ranks_together_serve_any(stream: stoker.Stream, caplog: py
         with stoker.DataLoader(stream, batch_size=12, **arguments) as whole:
             whole.load_state_dict(states[0])
             assert torch.equal(next(iter(whole))["input_ids"][1::2], rows)
+
+
+def test_processes_of_one_rank_are_compared_too(stream: stoker.Stream) -> None:
+    from stoker.state import merge_states
+
+    states = []
+    for seed in (1, 1, 2):
+        with stoker.DataLoader(stream, seq_len=8, batch_size=2, seed=seed) as loader:
+            states.append((0, loader.state_dict()))
+    merge_states(states[:2])
+    with pytest.raises(stoker.StateMismatchError, match="rank 0 and rank 0 differ: seed 1 and 2"):
+        merge_states(states)
 
 
 # ---------------------------------------------------------------- global batches

@@ -89,7 +89,8 @@ def test_ctrl_c_gets_through_a_wait_and_no_batch_is_lost(tmp_path: Path) -> None
     shard["zip_data"]["basename"] += ".zstd"
     (tmp_path / "web" / "index.json").write_text(json.dumps(index))
     code = """
-        import sys, time, stoker
+        import signal, sys, time, stoker
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from jobs in the background
         import torch  # an interrupt in the middle of this would break it
         loader = stoker.DataLoader(stoker.Stream(local=sys.argv[1]), seq_len=1000, batch_size=4)
         iterator = iter(loader)

@@ -43,39 +43,42 @@ def test_ddp_goes_on_as_four_ranks_where_two_have_stopped(streams: Path, tmp_pat
 
 
 # ---------------------------------------------------------------- Hugging Face
+@pytest.mark.parametrize("accumulate", [1, 4])
 def test_the_trainer_resumes_with_exactly_the_batches_that_come_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accumulate: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import train_hf
 
-    seen: list[tuple[int, float]] = []
+    seen: list[tuple[int, int, float]] = []  # step, checksum of the batch, loss
     training_step = train_hf.PackedTrainer.training_step
 
     def record(self: Any, model: Any, inputs: Any, *rest: Any) -> Any:
         loss = training_step(self, model, inputs, *rest)
-        seen.append((int((inputs["input_ids"] * torch.arange(1, mix_kinds.SEQ_LEN + 1)).sum()), float(loss)))
+        checksum = int((inputs["input_ids"] * torch.arange(1, mix_kinds.SEQ_LEN + 1)).sum())
+        seen.append((self.state.global_step, checksum, float(loss)))
         return loss
 
-    def run(steps: int, name: str, *, resume: bool) -> list[tuple[int, float]]:
+    def run(steps: int, name: str, *, resume: bool | str) -> list[tuple[int, int, float]]:
         seen.clear()
-        assert train_hf.train(steps, tmp_path / name, resume=resume, save_steps=7).state.global_step == steps
+        trainer = train_hf.train(steps, tmp_path / name, resume=resume, save_steps=5, accumulate=accumulate)
+        assert trainer.state.global_step == steps
         return list(seen)
 
     monkeypatch.setattr(train_hf.PackedTrainer, "training_step", record)
     with mix_kinds.make_loader(fields=["input_ids"], epoch_size="200k") as loader:
-        steps = len(loader) + 10  # past the end of an epoch
+        steps = len(loader) // accumulate + 3  # past the end of an epoch
     whole = run(steps, "whole", resume=False)
-    first, rest = run(7, "parts", resume=False), run(steps, "parts", resume=True)
-    assert len(rest) == steps - 7
-    assert [batch for batch, _ in first + rest] == [batch for batch, _ in whole]
-    np.testing.assert_allclose([loss for _, loss in first + rest], [loss for _, loss in whole], rtol=1e-3)
+    assert [step for step, *_ in whole] == [step for step in range(steps) for _ in range(accumulate)]
+    first = run(5, "parts", resume=False)
+    moved = str((tmp_path / "parts" / "checkpoint-5").rename(tmp_path / "elsewhere"))
+    parts = first + run(steps, "parts", resume=moved)
+    assert [batch[:2] for batch in parts] == [batch[:2] for batch in whole]
+    np.testing.assert_allclose([loss for *_, loss in parts], [loss for *_, loss in whole], rtol=1e-3)
 
 
 def test_the_trainer_is_told_when_it_would_skip_batches_or_has_no_state(tmp_path: Path) -> None:
     import train_hf
     from transformers import TrainingArguments
-
-    from stoker.huggingface import LoaderStateCallback
 
     train_hf.train(4, tmp_path / "run", resume=False, save_steps=4)
     with mix_kinds.make_loader(fields=["input_ids", "labels", "position_ids"]) as loader:
@@ -83,12 +86,12 @@ def test_the_trainer_is_told_when_it_would_skip_batches_or_has_no_state(tmp_path
         trainer = train_hf.PackedTrainer(loader, model=train_hf.make_model(), args=arguments)
         with pytest.raises(ValueError, match="ignore_data_skip=True"):
             trainer.train(resume_from_checkpoint=True)
-        (tmp_path / "run" / "checkpoint-4" / "stoker_state.json").unlink()
+        path = tmp_path / "run" / "checkpoint-4" / "trainer_state.json"
+        state = json.loads(path.read_text())
+        del state["stateful_callbacks"]["stoker"]
+        path.write_text(json.dumps(state))
         arguments.ignore_data_skip = True
-        with pytest.raises(FileNotFoundError, match=r"resumes at step 4, but there is no .*stoker_state.json"):
-            trainer.train(resume_from_checkpoint=True)
-        with pytest.raises(FileNotFoundError, match="elsewhere"):
-            trainer.callback_handler.callbacks = [LoaderStateCallback(loader, checkpoint=tmp_path / "elsewhere")]
+        with pytest.raises(ValueError, match="resumes at step 4, but its checkpoint has no state of a loader"):
             trainer.train(resume_from_checkpoint=True)
 
 

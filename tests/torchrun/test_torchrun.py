@@ -105,16 +105,9 @@ def test_four_ranks_are_killed_and_go_on_as_two_then_six(
     run(2, "train", tmp_path / "2", **{**common, "loader": two}, steps=15, save_at=9, resume=True, kill=False)
     run(6, "train", tmp_path / "6", **{**common, "loader": two}, steps=8, save_at=0, resume=True, kill=False)
     want = expected(streams, 17 + 15, **changes)
-    assert_same(global_batches(_cut(tmp_path / "4", 23), range(4)), want[:23])
+    assert_same(global_batches(tmp_path / "4", range(4)), want[:23])
     assert_same(global_batches(tmp_path / "2", range(2)), want[17:])
     assert_same(global_batches(tmp_path / "6", range(6)), expected(streams, 17 + 9 + 8, **changes)[26:])
-
-
-def _cut(out: Path, steps: int) -> Path:
-    """Ranks that were killed may have written more."""
-    for path in out.iterdir():
-        path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:steps]))
-    return out
 
 
 def test_a_state_of_rank_0_alone_is_enough(streams: list[str], tmp_path: Path) -> None:
