@@ -462,7 +462,7 @@ def test_labels_of_another_length_than_the_tokens_are_an_error(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("label", "changes", "message"),
     [
-        (-5, {}, "has a negative number among its labels, which are -100 or token ids, but ids of this dtype end at"),
+        (-5, {}, "has a negative number among its labels, which are -100 or token ids, but ids of this dtype, or"),
         (50, {"vocab_size": 50}, "has 50 among its labels, which are -100 or token ids, but vocab_size is 50"),
         (2**31, {"dtype": "int32"}, "has 2147483648 among its labels"),
     ],
