@@ -5,7 +5,7 @@ cost each?
 Method: `step` is a loop that sleeps 20 ms a step, as a CPU does whose GPU works, and looks at how long `next()` takes,
 over that of a batch that is ready (the median); shards are zstd. `ranks` runs 1 and 4 processes of
 benchmarks/contenders.py at once, which know rank and world size from torchrun's environment. Rounds alternate.
-Command: `make bench`, or `python benchmarks/training.py [--rounds 3]` in its environment.
+Command: `make bench`, or `python benchmarks/training.py [--rounds 5]` in its environment.
 Result: benchmarks/results/training.json; benchmarks/report.py makes a section of docs/benchmarks.md of it.
 """
 
@@ -80,11 +80,15 @@ def ranks(name: str, world_size: int) -> dict[str, Any]:
         }
         processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
     results = []
-    for process in processes:
-        out, errors = process.communicate(timeout=180)
-        if process.returncode != 0:
-            raise RuntimeError(f"{name} failed: {errors.decode()[-2000:]}")
-        results.append(json.loads(out.splitlines()[-1]))
+    try:
+        for process in processes:
+            out, errors = process.communicate(timeout=180)
+            if process.returncode != 0:
+                raise RuntimeError(f"{name} failed: {errors.decode()[-2000:]}")
+            results.append(json.loads(out.splitlines()[-1]))
+    finally:
+        for process in processes:
+            process.kill()
     tokens = sum(result["tokens"] for result in results)
     return {
         "cpu_s": sum(result["cpu_s"] for result in results),
@@ -98,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", nargs="?", choices=("step",))
     parser.add_argument("name", nargs="?", choices=STEPPED)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.what:
         print(json.dumps(step(options.name)), flush=True)
