@@ -2,6 +2,7 @@
 // lengths and names of enums.
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -106,6 +107,19 @@ std::tuple<uint64_t, uint64_t, uint32_t> shard_totals(ShardStore& store, uint32_
     });
   }
   return {shard->num_tokens(), shard->num_tokens() - num_ignored, shard->longest_sample()};
+}
+
+/// Tokens of each sample.
+Array<uint32_t> sample_lengths(ShardStore& store, uint32_t stream, uint32_t shard_index) {
+  std::shared_ptr<const Shard> shard;
+  {
+    const py::gil_scoped_release release;
+    shard = store.get({stream, shard_index});
+  }
+  const std::span<const uint32_t> ends = shard->token_ends();
+  Array<uint32_t> lengths(static_cast<py::ssize_t>(ends.size()));
+  std::adjacent_difference(ends.begin(), ends.end(), lengths.mutable_data());
+  return lengths;
 }
 
 // ---------------------------------------------------------------- order and layout
@@ -233,7 +247,8 @@ PYBIND11_MODULE(_core, m) {
   bind<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
       .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
       .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)
-      .def("totals", &shard_totals, "stream"_a, "shard"_a);
+      .def("totals", &shard_totals, "stream"_a, "shard"_a)
+      .def("lengths", &sample_lengths, "stream"_a, "shard"_a);
 
   bind<Order, std::shared_ptr<Order>>(m, "Order")
       .def(py::init(&make_order), py::kw_only(), "names"_a, "sizes"_a, "counts"_a, "seed"_a, "lanes"_a,

@@ -44,6 +44,9 @@ class ShardStore:
     def totals(self, stream: int, shard: int) -> tuple[int, int, int]:
         """Tokens of a shard, those of them with loss, and the tokens of its longest sample."""
 
+    def lengths(self, stream: int, shard: int) -> npt.NDArray[np.uint32]:
+        """Tokens of each sample of a shard."""
+
 @final
 class Order:
     """The order of a run; `sizes` are those of shards, in the things that `unit` counts."""

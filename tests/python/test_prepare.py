@@ -592,3 +592,35 @@ def test_the_command_prepares_what_a_loader_mixes(
     with stoker.DataLoader(streams, seq_len=64, batch_size=2, layout="pack", vocab_size=400) as loader:
         assert loader.dataset.kinds == ["finetuning", "text"]
         assert all(n > 0 for n in map(sum, zip(*(loader.batch_info["tokens"].values() for _ in loader))))
+
+
+def test_inspect_tells_what_a_directory_holds(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stoker.cli import main
+    from stoker.inspection import inspect
+
+    source = write_lines(tmp_path / "chat.jsonl", [{"messages": CHAT}] * 5 + [{"prompt": "x", "response": "y"}])
+    counts = stoker.prepare(source, tmp_path / "chat", tokenizer, kind="finetuning", processes=1)
+    found = inspect(tmp_path / "chat")
+    assert (found.samples, found.tokens, found.loss_tokens) == (6, counts.tokens, counts.loss_tokens)
+    assert found.kind == "finetuning" and found.shards == found.num_hashed == 1
+    assert found.columns == {"input_ids": "ndarray:uint16", "labels": "ndarray:int16"}
+    assert sum(count for *_, count in found.histogram) == 6 and found.histogram[0] == (2, 3, 1)
+    assert all(begin <= end for begin, end, _ in found.histogram)
+    assert [len(sample["tokens"]) for sample in found.examples][:2] == [found.lengths[3]] * 2
+    assert main(["inspect", str(tmp_path / "chat"), "--tokenizer", str(tokenizer), "--samples", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "6 in 1 shards" in out and "1 files are what the index says" in out and "Be brief." in out
+    (path,) = (tmp_path / "chat").glob("shard*")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert main(["inspect", str(tmp_path / "chat")]) == 1
+    assert "is not what index.json says: its sha256 differs" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match=r"there is no .*index.json"):
+        inspect(tmp_path)
+    with pytest.raises(ValueError, match="lists no sample"):
+        with stoker.MDSWriter(columns={"tokens": "ndarray:uint16"}, out=tmp_path / "none"):
+            pass
+        inspect(tmp_path / "none")

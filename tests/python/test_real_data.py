@@ -93,3 +93,21 @@ def test_real_samples_come_whole_with_their_labels_and_rows_are_full(
     for stream in stats["streams"].values():
         assert stream["achieved"] == pytest.approx(1 / 3, abs=0.02)
         assert stream["loss_tokens"] > 0
+
+
+def test_prepared_text_has_the_tokens_that_the_data_is_known_to_have(tmp_path: Path) -> None:
+    """Rows and tokens of ../shared/data/README.md, and an end behind each document."""
+    tokenizer = DATA / "tokenizer" / "gpt-neox-20b-olmo"
+    counts = stoker.prepare(DATA / "pretrain" / "multilingual.jsonl.zst", tmp_path / "text", tokenizer)
+    assert (counts.samples, counts.tokens) == (193, 1_242_460 + 193)
+    counts = stoker.prepare(DATA / "chat", tmp_path / "chat", tokenizer, processes=2)
+    assert counts.samples == 241 + 5_000 and not counts.bad
+
+
+def test_a_word_piece_tokenizer_puts_its_tokens_around_documents(tmp_path: Path) -> None:
+    bert = DATA / "tokenizer" / "bert-base-uncased-minilm"
+    stoker.prepare(DATA / "pretrain" / "multilingual.jsonl.zst", tmp_path / "text", bert, processes=1)
+    stream = stoker.Stream(local=tmp_path / "text")
+    with stoker.DataLoader(stream, seq_len=8, batch_size=1, layout="pad", drop_last=False) as loader:
+        tokens = loader.dataset.read("text", 0, 0)["tokens"]
+    assert (tokens[0], tokens[-1]) == (101, 102) and len(tokens) > 128  # the file's truncation is not heeded

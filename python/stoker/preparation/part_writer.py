@@ -118,7 +118,9 @@ class PartWriter:
         columns = {"tokens": f"ndarray:{self._ids_dtype}"}
         if not is_text:
             columns = {"input_ids": f"ndarray:{self._ids_dtype}", "labels": f"ndarray:{self._labels_dtype}"}
-        with MDSWriter(columns=columns, out=directory, compression=rules.compression, exist_ok=True) as out:
+        with MDSWriter(
+            columns=columns, out=directory, compression=rules.compression, hashes=["sha256"], exist_ok=True
+        ) as out:
             for sample in self._texts(part, counts) if is_text else self._examples(part, counts):
                 out.write(sample)
                 ids = sample["tokens" if is_text else "input_ids"]
