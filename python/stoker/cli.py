@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stoker.inspection import inspect
+from stoker.merging import merge
 from stoker.preparation import Counts, Part, find_parts, prepare
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.totals import count_tokens
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_prepare(commands)
     _add_inspect(commands)
+    _add_merge(commands)
     _add_index(commands)
     arguments = parser.parse_args(argv)
     try:
@@ -197,6 +199,23 @@ def _inspect(arguments: argparse.Namespace) -> None:
         shown = repr(tokenizer.decode(tokens[:most_shown])) if tokenizer else str(tokens[:most_shown])
         more = " ..." if len(tokens) > most_shown else ""
         print(f"\nsample {number}, {len(tokens):,} tokens: {shown}{more}")
+
+
+# ---------------------------------------------------------------- merge
+def _add_merge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "merge",
+        help="join the data sets below a directory",
+        description="Writes an index.json of all shards in the directories below DIR, in the order of their names. No "
+        "shard is read or moved.",
+    )
+    parser.add_argument("directory", metavar="DIR", help="holds directories with index.json")
+    parser.add_argument("--overwrite", action="store_true", help="replace the index that DIR has")
+    parser.set_defaults(run=_merge)
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    print(f"{arguments.directory}: {merge(arguments.directory, overwrite=arguments.overwrite):,} shards")
 
 
 # ---------------------------------------------------------------- index

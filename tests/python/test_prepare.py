@@ -624,3 +624,31 @@ def test_inspect_tells_what_a_directory_holds(
         with stoker.MDSWriter(columns={"tokens": "ndarray:uint16"}, out=tmp_path / "none"):
             pass
         inspect(tmp_path / "none")
+
+
+def test_merge_joins_data_sets_by_their_indexes(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stoker.cli import main
+
+    root, texts = tmp_path / "all", TEXTS * 3
+    for i, name in enumerate(("b/deep", "a", "c")):
+        source = write_lines(tmp_path / f"{i}.jsonl", [{"text": f"{text} {name}"} for text in texts])
+        stoker.prepare(source, root / name, tokenizer, processes=1)
+    assert main(["merge", str(root)]) == 0 and "3 shards" in capsys.readouterr().out
+    end = ids_of(tokenizer, END)
+    want = [{"tokens": ids_of(tokenizer, f"{text} {name}") + end} for name in ("a", "b/deep", "c") for text in texts]
+    assert samples_of(root) == want
+    assert main(["merge", str(root)]) == 1 and "is there already" in capsys.readouterr().err
+    assert main(["merge", str(root), "--overwrite"]) == 0
+    assert samples_of(root) == want
+    stream = stoker.Stream(local=root)
+    with stoker.DataLoader(stream, seq_len=8, batch_size=2, vocab_size=512) as loader:
+        assert sum(int(batch["input_ids"].numel()) for batch in loader) > 0
+    with pytest.raises(ValueError, match="vocab_size is 100"):
+        stoker.DataLoader(stream, seq_len=8, batch_size=2, vocab_size=100)
+    source = write_lines(tmp_path / "chat.jsonl", [{"messages": CHAT}])
+    stoker.prepare(source, root / "d", tokenizer, processes=1)
+    assert main(["merge", str(root), "--overwrite"]) == 1 and "has other columns" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["merge", str(tmp_path / "empty")]) == 1 and "no directory below" in capsys.readouterr().err

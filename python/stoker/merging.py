@@ -1,0 +1,65 @@
+"""Joins directories of shards by their indexes; no shard is read or moved."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from stoker.files import write_atomically
+from stoker.index import index_path, read_index
+
+
+def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
+    """Writes an index of all shards in the directories below `directory`, in the order of their names, so that it is
+    one data set. MosaicML Streaming reads it, too.
+
+    Args:
+        directory: Holds directories with index.json, at any depth, and gets an index.json itself.
+        overwrite: Replace the index that it has.
+
+    Returns:
+        The number of shards.
+
+    Raises:
+        FileNotFoundError: No directory below has an index.
+        FileExistsError: `directory` has an index, and `overwrite` is not set.
+        ValueError: An index breaks its format, or the data sets have different columns or tokenizers.
+        OSError: An index can't be read or written.
+    """
+    root = Path(directory)
+    target = index_path(str(root))
+    if os.path.exists(target) and not overwrite:
+        raise FileExistsError(f"{target} is there already: pass overwrite to replace it.")
+    parts = sorted(path.parent for path in root.rglob("index.json") if path.parent != root)
+    if not parts:
+        raise FileNotFoundError(f"no directory below {root} has an index.json.")
+    entries: list[dict[str, Any]] = []
+    totals: list[dict[str, Any] | None] = []
+    first: tuple[Any, Any] | None = None
+    for part in parts:
+        checked = read_index(str(part), "int64")  # raises where it breaks the format
+        index = json.loads((part / "index.json").read_bytes())
+        columns = [[entry["column_names"], entry["column_encodings"]] for entry in index["shards"]]
+        kind = (columns[0] if columns else None, checked.tokenizer and checked.tokenizer.sha256)
+        first = first or kind
+        if kind != first or any(of_shard != columns[0] for of_shard in columns):
+            raise ValueError(
+                f"{part} has other columns, or another tokenizer, than {parts[0]}: they can't be one data set."
+            )
+        for entry in index["shards"]:
+            for data in (entry["raw_data"], entry.get("zip_data")):
+                if data:
+                    data["basename"] = (part.relative_to(root) / data["basename"]).as_posix()
+            entries.append(entry)
+        totals.append(index.get("stoker"))
+    merged: dict[str, Any] = {"shards": entries, "version": 2}
+    known = [total for total in totals if total is not None]
+    if len(known) == len(totals):
+        names = ("tokens", "loss_tokens", "longest_sample")
+        lists = {name: [n for total in known for n in total[name]] for name in names}
+        frames = {total.get("zstd_frame_bytes") for total in known}
+        merged["stoker"] = {**known[0], **lists, "zstd_frame_bytes": frames.pop() if len(frames) == 1 else None}
+    write_atomically(target, json.dumps(merged, sort_keys=True).encode())
+    return len(entries)
