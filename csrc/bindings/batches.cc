@@ -72,13 +72,14 @@ class BoundEngine {
   /// `timeout_s` 0: for as long as it takes. After an exception of the wait nothing has changed.
   py::tuple next(double timeout_s, py::object replacement, uintptr_t address) {
     wait(timeout_s);
-    BatchInfo info = engine_->next();
+    last_ = py::cast(engine_->next());
     py::object buffer = std::move(buffers_.front());
     buffers_.pop_front();
     submit(std::move(replacement), address);
-    return py::make_tuple(std::move(buffer), std::move(info));
+    return py::make_tuple(std::move(buffer), last_);
   }
 
+  py::object last() const { return last_; }
   bool has_batch() const { return engine_->has_batch(); }
   std::optional<uint64_t> next_row() const { return engine_->next_row(); }
   void check_process() const { engine_->check_process(); }
@@ -124,6 +125,7 @@ class BoundEngine {
     throw py::error_already_set();
   }
 
+  py::object last_ = py::none();    // what next() told last: an interrupt may come before its caller has it
   std::deque<py::object> buffers_;  // in the order of submission; outlive the engine's threads
   Engine::Pointer engine_;
 };
@@ -208,6 +210,7 @@ void bind_batches(py::module_& m) {
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
            "hints_row"_a, "hints"_a, "num_workers"_a, "buffers"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
+      .def_property_readonly("last", &BoundEngine::last)
       .def_property_readonly("has_batch", &BoundEngine::has_batch)
       .def_property_readonly("next_row", &BoundEngine::next_row)
       .def("check_process", &BoundEngine::check_process)

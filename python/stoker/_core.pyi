@@ -235,6 +235,10 @@ class Engine:
         """The oldest buffer, filled; `replacement` is filled later instead."""
 
     @property
+    def last(self) -> BatchInfo | None:
+        """What `next` told last, even if an interrupt came before its caller had it."""
+
+    @property
     def has_batch(self) -> bool:
         """Whether `next` gives a batch at once."""
 

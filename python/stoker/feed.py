@@ -27,19 +27,20 @@ class Feed(Protocol):
     def next_row(self) -> int | None:
         """The global row at which it begins; None once the engine is closed."""
 
-    @property
-    def ahead(self) -> Sequence[_core.BatchInfo]:
-        """Batches that the engine has handed over and the consumer has not."""
+    def ahead(self, received: _core.BatchInfo | None) -> Sequence[_core.BatchInfo]:
+        """Batches that the engine has handed over, and a consumer that received this one last has not."""
 
 
 class HostFeed:
     """Batches in memory of the CPU."""
 
-    ahead: Sequence[_core.BatchInfo] = ()
-
     def __init__(self, engine: _core.Engine, memory: BatchMemory) -> None:
         self.engine = engine
         self._memory = memory
+
+    def ahead(self, received: _core.BatchInfo | None) -> Sequence[_core.BatchInfo]:
+        last = self.engine.last
+        return () if last is None or last is received else (last,)
 
     @property
     def next_row(self) -> int | None:
@@ -59,11 +60,14 @@ class DeviceFeed:
         self._handoff = handoff
         self._global_batch = global_batch
         self._under_way: deque[tuple[Copy, _core.BatchInfo]] = deque()
-        self._taken: deque[_core.BatchInfo] = deque()  # from the engine: those under way, and one whose copy failed
+        self._taken: deque[_core.BatchInfo] = deque(maxlen=_COPIES_AHEAD + 2)  # from the engine, the last ones
 
-    @property
-    def ahead(self) -> Sequence[_core.BatchInfo]:
-        return self._taken
+    def ahead(self, received: _core.BatchInfo | None) -> Sequence[_core.BatchInfo]:
+        taken = list(self._taken)
+        if (last := self.engine.last) is not None and (not taken or taken[-1] is not last):
+            taken.append(last)
+        places = [i for i, info in enumerate(taken) if info is received]
+        return taken[places[0] + 1 :] if places else taken
 
     @property
     def next_row(self) -> int | None:
@@ -79,9 +83,7 @@ class DeviceFeed:
         while len(self._under_way) <= _COPIES_AHEAD and self.engine.has_batch:
             self._launch(timeout_s)
         copy, info = self._under_way.popleft()
-        fields = self._handoff.receive(copy)
-        self._taken.popleft()
-        return fields, info
+        return self._handoff.receive(copy), info
 
     def _launch(self, timeout_s: float) -> None:
         host, info = self.engine.next(timeout_s, *self._handoff.take())

@@ -396,13 +396,17 @@ class DataLoader:
                 *(len(walked), len(range(options.rank % apart, lanes, apart)), options.rank, min(walked)),
             )
 
+    @property
+    def _received(self) -> _core.BatchInfo | None:
+        return None if self._last is None else self._last[1]
+
     def _stop_feed(self) -> None:
         if (feed := self._feed) is not None:
             feed.engine.close()  # before it is let go: no two engines work on one store
             if self._finalizer is not None:
                 self._finalizer.detach()
             self._feed = None
-            self._meter.add(feed.engine.progress(), feed.ahead)
+            self._meter.add(feed.engine.progress(), feed.ahead(self._received))
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
@@ -512,7 +516,7 @@ class DataLoader:
             weights_in="tokens" if self._options.weights_in == "tokens" else "units",
             batch_tokens=self._batch_tokens,
             running=None if self._feed is None else self._feed.engine.progress(),
-            ahead=() if self._feed is None else self._feed.ahead,
+            ahead=() if self._feed is None else self._feed.ahead(self._received),
         )
 
     @property

@@ -300,7 +300,7 @@ def test_closed_in_the_middle_of_a_copy(streams: list[stoker.Stream]) -> None:
         batches = [next(iterator) for _ in range(2)]
         wait_for_a_batch(loader)
         batches.append(next(iterator))
-        assert loader._feed is not None and loader._feed.ahead  # more are under way
+        assert loader._feed is not None and loader._feed.ahead(loader._received)  # more are under way
         assert all(stream.num_done == 0 for stream in device.streams)  # and not a byte is copied yet
     del loader, iterator
     assert_same([on_cpu(batch, device) for batch in batches], want)
