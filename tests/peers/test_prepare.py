@@ -63,3 +63,16 @@ def test_streaming_reads_prepared_conversations(tokenizer: Path, tmp_path: Path)
     assert answers == "It is 2.<|im_end|>\nThat is 4.<|im_end|>\n<|endoftext|>"
     loss = sample["labels"] != -100
     np.testing.assert_array_equal(sample["labels"][loss], sample["input_ids"][loss])
+
+
+def test_streaming_reads_what_was_merged(tokenizer: Path, tmp_path: Path) -> None:
+    from stoker.merging import merge
+
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": t + name}) + "\n" for t in TEXTS))
+        stoker.prepare(tmp_path / f"{name}.jsonl", tmp_path / "all" / name, tokenizer, processes=1)
+    assert merge(tmp_path / "all") == 2
+    data = streaming.StreamingDataset(local=str(tmp_path / "all"), shuffle=False, batch_size=1)
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer / "tokenizer.json"), eos_token="<|endoftext|>")
+    for i, text in enumerate([*(t + "a" for t in TEXTS), *(t + "b" for t in TEXTS)]):
+        np.testing.assert_array_equal(data[i]["tokens"], [*theirs(text)["input_ids"], theirs.eos_token_id])
