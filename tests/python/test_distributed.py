@@ -192,6 +192,36 @@ def test_hints_of_all_ranks_together_serve_any(stream: stoker.Stream, caplog: py
             assert torch.equal(next(iter(whole))["input_ids"][1::2], rows)
 
 
+@pytest.mark.parametrize("layout", ["pad", "concat", "pack"])
+def test_saved_on_8_ranks_goes_on_on_2_4_or_16(stream: stoker.Stream, layout: str) -> None:
+    from stoker.state import merge_states
+
+    arguments: dict[str, Any] = {
+        "seq_len": 16,
+        "global_batch_size": 16,
+        "layout": layout,
+        "epoch_size": 10_000,
+        "shuffle_block": 8,
+    }
+
+    def run(world_size: int, state: dict[str, Any] | None, steps: int) -> tuple[list[torch.Tensor], dict[str, Any]]:
+        """Global batches, and the state of all ranks behind them."""
+        rows, states = [], []
+        for rank in range(world_size):
+            with stoker.DataLoader(stream, rank=rank, world_size=world_size, **arguments) as loader:
+                if state is not None:
+                    loader.load_state_dict(state)
+                rows.append([batch["input_ids"] for _, batch in zip(range(steps), loader)])
+                states.append((rank, loader.state_dict()))
+        return [torch.stack(parts, 1).flatten(0, 1) for parts in zip(*rows)], merge_states(states)
+
+    whole, _ = run(8, None, 9)
+    _, state = run(8, None, 5)
+    for world_size in (2, 4, 16):
+        went_on, _ = run(world_size, state, 4)
+        assert all(torch.equal(a, b) for a, b in zip(went_on, whole[5:], strict=True))
+
+
 def test_processes_of_one_rank_are_compared_too(stream: stoker.Stream) -> None:
     from stoker.state import merge_states
 
