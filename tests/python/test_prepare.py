@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given
@@ -132,7 +133,23 @@ def as_folder(path: Path, texts: list[str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("write", [as_jsonl, as_zst, as_gz, as_array, as_csv, as_parquet, as_folder])
+def as_mds(path: Path, texts: list[str], compression: str | None = None) -> Path:
+    columns = {"text": "str", "id": "int", "meta": "json", "raw": "bytes", "x": "float32", "ids": "ndarray:uint8"}
+    with stoker.MDSWriter(columns=columns, out=path / "mds", size_limit=400, compression=compression) as out:
+        for i, text in enumerate(texts):
+            out.write(
+                {"text": text, "id": -i, "meta": {"n": [i]}, "raw": b"", "x": 0.5, "ids": np.array([i], np.uint8)}
+            )
+    return path
+
+
+def as_mds_zstd(path: Path, texts: list[str]) -> Path:
+    return as_mds(path, texts, "zstd") / "mds"
+
+
+@pytest.mark.parametrize(
+    "write", [as_mds, as_mds_zstd, as_jsonl, as_zst, as_gz, as_array, as_csv, as_parquet, as_folder]
+)
 def test_every_format_gives_one_sample_a_document_in_order(
     write: Callable[[Path, list[str]], Path], tokenizer: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +194,27 @@ def test_an_array_is_read_object_by_object(
     path.write_text(json.dumps(objects, indent=indent or None, ensure_ascii=False), encoding="utf-8")
     (piece,) = sources._pieces_of(path, "json", path.stat().st_size, 1)
     assert [row.values for row in read_rows(piece) if isinstance(row, Row)] == objects
+
+
+def test_mds_shards_of_turns_are_read_and_broken_ones_are_told(tokenizer: Path, tmp_path: Path) -> None:
+    turns = [{"input_ids": [20, 21], "labels": [22]}]
+    with stoker.MDSWriter(columns={"turns": "json"}, out=tmp_path / "turns") as out:
+        for _ in range(5):
+            out.write({"turns": turns})
+    stoker.prepare(tmp_path / "turns", tmp_path / "out", tokenizer, processes=1)
+    assert samples_of(tmp_path / "out")[4]["tokens"][:3] == [20, 21, 22]
+    (shard,) = (tmp_path / "turns").glob("shard*")
+    content = shard.read_bytes()
+    for broken in (content[:-9], content[:40], b"\xff" + content[1:]):
+        shard.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"shard.00000.mds is not the shard that its index.json describes"):
+            stoker.prepare(tmp_path / "turns", tmp_path / "broken", tokenizer, kind="finetuning", processes=1)
+    shard.write_bytes(content[:-9] + b"}" * 9)
+    with pytest.raises(ValueError, match=r"shard.00000.mds, sample 4: "):
+        stoker.prepare(tmp_path / "turns", tmp_path / "broken", tokenizer, kind="finetuning", processes=1)
+    (tmp_path / "turns" / "index.json").write_text('{"shards": [{"format": "xsv"}]}')
+    with pytest.raises(ValueError, match="is not the index of a data set of MDS shards"):
+        stoker.prepare(tmp_path / "turns", tmp_path / "broken", tokenizer, processes=1)
 
 
 def test_small_files_are_done_together_and_large_ones_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""Rows of raw data: files and folders of JSON, CSV, Parquet and text, cut into pieces that are read independently."""
+"""Rows of raw data: files and folders of JSON, CSV, Parquet, text and MDS shards, cut into pieces that are read
+independently."""
 
 from __future__ import annotations
 
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+import numpy as np
 
 _LEAST_PART, _MOST_PART = 4 << 20, 32 << 20  # bytes of a part; a shard or more comes out of each
+_INDEX = "index.json"
 _COMPRESSIONS = (".zst", ".zstd", ".gz")
 _FORMATS = {
     ".jsonl": "lines",
@@ -39,9 +42,10 @@ class Piece:
 
     Attributes:
         path: The file.
-        format: "lines" (of JSON), "json" (one array, or one object), "csv", "parquet" or "text" (one document).
+        format: "lines" (of JSON), "json" (one array, or one object), "csv", "parquet", "text" (one document) or "mds"
+            (whose path is that of index.json).
         begin, end: Of lines, bytes of the decompressed file: the lines that begin in [begin, end). Of Parquet, row
-            groups. Of others, the whole file.
+            groups; of MDS, shards. Of others, the whole file.
         size_bytes: How much there is to read, for the progress.
     """
 
@@ -59,7 +63,8 @@ class Row:
     Attributes:
         values: Columns by name. Of text, `text`.
         path: Its file.
-        unit: What `number` counts: "line", "object" or "row"; "byte": where its line begins; "": it is the whole file.
+        unit: What `number` counts: "line", "object", "row" or "sample"; "byte": where its line begins; "": it is the
+            whole file.
         number: Its place.
     """
 
@@ -91,7 +96,7 @@ def find_parts(sources: Sequence[str | os.PathLike[str]]) -> list[Part]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and _format_of(p) is not None)
+            found = list(_files_of(path))
             if not found:
                 raise FileNotFoundError(
                     f"{path} holds no file that can be read: {', '.join(_FORMATS)}, also compressed."
@@ -115,7 +120,21 @@ def find_parts(sources: Sequence[str | os.PathLike[str]]) -> list[Part]:
     return [*parts, tuple(waiting)] if waiting else parts
 
 
+def _files_of(folder: Path) -> Iterator[Path]:
+    """The files of a folder, and of those in it, by their names. A data set of MDS shards is its index.json."""
+    if (folder / _INDEX).is_file():
+        yield folder / _INDEX
+        return
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files_of(path)
+        elif _format_of(path) is not None:
+            yield path
+
+
 def _format_of(path: Path) -> str | None:
+    if path.name == _INDEX:
+        return "mds"
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in _COMPRESSIONS:
         suffixes.pop()
@@ -130,6 +149,8 @@ def _measure(path: Path) -> tuple[str, int]:
             f"{path} is of no known format: its name must end in {', '.join(_FORMATS)}, and may have "
             f"{', '.join(_COMPRESSIONS)} behind that."
         )
+    if form == "mds":
+        return form, sum(entry["raw_data"]["bytes"] for entry in _mds_entries(path))
     if form == "json" and _is_lines(path):
         form = "lines"
     return form, _size_of(path)
@@ -140,6 +161,9 @@ def _pieces_of(path: Path, form: str, size: int, piece_bytes: int) -> list[Piece
         groups = _parquet(path).metadata
         sizes = [groups.row_group(i).total_byte_size for i in range(groups.num_row_groups)]
         return [Piece(str(path), form, i, i + 1, size) for i, size in enumerate(sizes)]
+    if form == "mds":
+        entries = enumerate(_mds_entries(path))
+        return [Piece(str(path), form, i, i + 1, entry["raw_data"]["bytes"]) for i, entry in entries]
     if form != "lines":
         return [Piece(str(path), form, 0, size, size)]
     bounds = [*range(0, size, piece_bytes), size]
@@ -207,6 +231,8 @@ def read_rows(piece: Piece) -> Iterator[Row | BadRowError]:
         yield from _read_csv(piece)
     elif piece.format == "parquet":
         yield from _read_parquet(piece)
+    elif piece.format == "mds":
+        yield from _read_mds(piece)
     else:
         yield _read_text(piece)
 
@@ -312,6 +338,81 @@ def _read_parquet(piece: Piece) -> Iterator[Row]:
         for values in batch.to_pylist():
             yield Row(values, piece.path, "row", before)
             before += 1
+
+
+# ---------------------------------------------------------------- MDS
+def _mds_entries(path: Path) -> list[dict[str, Any]]:
+    """The shards that an index.json lists.
+
+    Raises:
+        ValueError: It is no index of MDS shards.
+    """
+    try:
+        entries = json.loads(path.read_bytes())["shards"]
+        if all(entry["format"] == "mds" and entry["raw_data"]["bytes"] > 0 for entry in entries):
+            return list(entries)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise ValueError(f"{path} is not the index of a data set of MDS shards.")
+
+
+def _read_mds(piece: Piece) -> Iterator[Row | BadRowError]:
+    """Columns of text, JSON and whole numbers; bytes stay bytes, and others are left out (the MDS format of
+    mosaicml-streaming: sample count, offsets, then samples)."""
+    for entry in _mds_entries(Path(piece.path))[piece.begin : piece.end]:
+        path, content = _mds_content(Path(piece.path).parent, entry)
+        num_samples = int.from_bytes(content[:4], "little")
+        is_whole = len(content) == entry["raw_data"]["bytes"] and num_samples == entry["samples"]
+        ends = np.frombuffer(content, "<u4", num_samples + 1, 4) if is_whole else np.zeros(1)
+        if not is_whole or np.any(np.diff(ends.astype(np.int64)) < 0) or ends[-1] > len(content):
+            raise BadRowError(f"{path} is not the shard that its index.json describes. Fetch or write it again.")
+        for number in range(num_samples):
+            try:
+                values = _mds_values(content[ends[number] : ends[number + 1]], entry)
+            except ValueError as error:
+                yield BadRowError(f"{path}, sample {number}: {error}")
+            else:
+                yield Row(values, str(path), "sample", number)
+
+
+def _mds_content(directory: Path, entry: dict[str, Any]) -> tuple[Path, bytes]:
+    """A shard's file, and what is in it, decompressed."""
+    path = directory / entry["raw_data"]["basename"]
+    if not path.is_file() and entry.get("zip_data"):
+        path = directory / entry["zip_data"]["basename"]
+        code = str(entry["compression"]).partition(":")[0]
+        if code not in ("zstd", "gz"):
+            raise BadRowError(
+                f"{path} is compressed with {code!r}, which is not read: decompress it to {path.stem} beside it."
+            )
+    with _open(path) as file:
+        return path, file.read()
+
+
+def _mds_values(sample: bytes, entry: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a sample: size words of those of varying size, then all of them."""
+    names, encodings, sizes = (entry[f"column_{what}"] for what in ("names", "encodings", "sizes"))
+    num_words = sum(size is None for size in sizes)
+    if len(sample) < 4 * num_words:
+        raise ValueError("it is cut.")
+    words = iter(np.frombuffer(sample, "<u4", num_words).tolist())
+    at = 4 * num_words
+    values: dict[str, Any] = {}
+    for name, encoding, fixed in zip(names, encodings, sizes, strict=True):
+        size = next(words) if fixed is None else fixed
+        data = sample[at : at + size]
+        if len(data) < size:
+            raise ValueError(f"column {name} is cut.")
+        at += size
+        if encoding == "str":
+            values[name] = data.decode("utf-8")
+        elif encoding == "json":
+            values[name] = json.loads(data)
+        elif encoding == "bytes":
+            values[name] = data
+        elif encoding == "int":
+            values[name] = int.from_bytes(data, "little", signed=True)
+    return values
 
 
 def _read_text(piece: Piece) -> Row | BadRowError:
