@@ -65,6 +65,11 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--eos-text", metavar="TEXT", help="behind each (default: the tokenizer's end of sequence)")
     parser.add_argument("--target-prompts", default="none", metavar="RULE", help="none, all or length>=N")
     parser.add_argument("--target-responses", default="all", choices=("all", "last"), help="default: %(default)s")
+    parser.add_argument(
+        "--concat", type=int, metavar="N", help="of text: rows of N tokens, cut from documents one behind the other"
+    )
+    parser.add_argument("--no-wrap", action="store_true", help="drop what does not fit into such a row")
+    parser.add_argument("--foundry-compatible", action="store_true", help="int32 columns, as LLM Foundry writes them")
     parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL or none")
     parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="default: %(default)s")
     parser.add_argument("--processes", type=int, metavar="N", help="default: the CPUs that there are")
@@ -95,6 +100,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
             eos_text=arguments.eos_text,
             target_prompts=arguments.target_prompts,
             target_responses=arguments.target_responses,
+            concat=arguments.concat,
+            wrap=not arguments.no_wrap,
+            foundry_compatible=arguments.foundry_compatible,
             compression=None if arguments.compression == "none" else arguments.compression,
             on_error=arguments.on_error,
             processes=arguments.processes,

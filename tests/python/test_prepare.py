@@ -329,6 +329,74 @@ def test_a_long_document_is_cut_where_its_tokens_do_not_change(tokenizer: Path, 
     assert [i for ids in made.encode(parts) for i in ids] == made.encode([text])[0]
 
 
+# ---------------------------------------------------------------- concatenated text
+@pytest.fixture(scope="session")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer whose tokens are numbers between spaces; 2 ends a document."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    made = Tokenizer(models.WordLevel({str(i): i for i in range(40)}, unk_token="0"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    folder = tmp_path_factory.mktemp("numbers")
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "2"}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wrap", "rows"),
+    [
+        (True, [[5, 6, 7, 2], [8, 2, 10, 11], [12, 13, 14, 15], [16, 17, 18, 19], [20, 2, 30, 31]]),
+        (False, [[5, 6, 7, 2], [8, 2, 10, 11]]),
+    ],
+)
+def test_concatenated_rows_are_llm_foundrys(wrap: bool, rows: list[list[int]], numbers: Path, tmp_path: Path) -> None:
+    texts = ["5 6 7", "8", " ".join(map(str, range(10, 21))), "30 31"]
+    source = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    arguments: dict[str, Any] = {"concat": 4, "wrap": wrap, "foundry_compatible": True, "processes": 1}
+    counts = stoker.prepare(source, tmp_path / "out", numbers, **arguments)
+    assert [sample["tokens"] for sample in samples_of(tmp_path / "out")] == rows
+    assert counts.samples == len(rows) and counts.tokens == 4 * len(rows)
+    assert stoker.prepare(source, tmp_path / "out", numbers, **arguments) == counts
+    index = json.loads((tmp_path / "out" / "index.json").read_text())
+    assert index["shards"][0]["column_encodings"] == ["ndarray:int32"]
+    for message, changes in (
+        ("does not insert an EOS nor BOS token", {"eos_text": ""}),
+        ("concat=4 is for text", {"columns": {"prompt": "text", "response": "text"}}),
+        ("concat is 0", {"concat": 0}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            stoker.prepare(source, tmp_path / "not", numbers, **{**arguments, **changes})
+
+
+@given(st.lists(st.integers(0, 9), max_size=8), st.integers(1, 6), st.booleans())
+def test_rows_are_those_of_a_buffer_that_is_emptied_as_it_fills(lengths: list[int], length: int, wrap: bool) -> None:
+    from stoker.preparation.concatenation import concatenate
+
+    documents = [np.arange(n, dtype=np.uint16) + 10 * i for i, n in enumerate(lengths)]
+    buffer: list[int] = []
+    want = []
+    for document in documents:  # spec of ConcatTokensDataset
+        buffer += document.tolist()
+        while len(buffer) >= length:
+            want.append(buffer[:length])
+            buffer = buffer[length:] if wrap else []
+    assert [row.tolist() for row in concatenate(documents, length, wrap=wrap)] == want
+
+
+def test_concatenated_rows_do_not_depend_on_processes(
+    many: Path, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_LEAST_PART", 5000)
+    for processes in (1, 2):
+        stoker.prepare(many, tmp_path / str(processes), tokenizer, concat=64, processes=processes)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    tokens = [t for sample in samples_of(tmp_path / "1") for t in sample["tokens"]]
+    texts = [json.loads(line)["text"] for path in sorted(many.iterdir()) for line in path.read_text().splitlines()]
+    line = [t for text in texts for t in ids_of(tokenizer, text) + ids_of(tokenizer, END)]
+    assert tokens == line[: len(line) // 64 * 64]
+
+
 # ---------------------------------------------------------------- finetuning
 CHAT = [
     {"role": "system", "content": "Be brief."},

@@ -37,6 +37,9 @@ class Rules:
         bos_text, eos_text: Of text: before and behind each document; None: nothing, or for the end the tokenizer's
             end-of-sequence token.
         targets: Of finetuning: where there is loss.
+        concat: Of text: rows of so many tokens instead of documents, at the end; None: documents.
+        wrap: Whether a document goes on in the next of these rows.
+        foundry_compatible: int32 for all, as LLM Foundry's scripts write.
         compression: Of the shards: None or "zstd[:level]".
         skip_errors: Whether bad rows are left out; else the first one ends the preparation.
     """
@@ -48,8 +51,21 @@ class Rules:
     bos_text: str | None = None
     eos_text: str | None = None
     targets: Targets = field(default_factory=Targets)
+    concat: int | None = None
+    wrap: bool = True
+    foundry_compatible: bool = False
     compression: str | None = "zstd"
     skip_errors: bool = False
+
+    def columns_of(self, vocab_size: int) -> dict[str, str]:
+        """Columns of the shards and their encodings."""
+        ids = "uint16" if vocab_size <= 1 << 16 else "uint32"
+        labels = "int16" if vocab_size <= 1 << 15 else "int32"
+        if self.foundry_compatible:
+            ids = labels = "int32"
+        if self.kind == "text":
+            return {"tokens": f"ndarray:{ids}"}
+        return {"input_ids": f"ndarray:{ids}", "labels": f"ndarray:{labels}"}
 
 
 @dataclass
@@ -103,8 +119,9 @@ class PartWriter:
         tokenizer = self._tokenizer
         self._end = end_of(rules, tokenizer)
         self._begin = tokenizer.encode([rules.bos_text])[0] if rules.bos_text else []
-        self._ids_dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
-        self._labels_dtype = np.dtype("int16" if tokenizer.vocab_size <= 1 << 15 else "int32")
+        self._out_columns = rules.columns_of(tokenizer.vocab_size)
+        self._ids_dtype, *labels_dtype = (np.dtype(e.partition(":")[2]) for e in self._out_columns.values())
+        self._labels_dtype = labels_dtype[0] if labels_dtype else None
 
     def write(self, part: Part, directory: Path) -> Counts:
         """Writes a part's shards and what became of its rows, its index last. What an earlier attempt left is removed.
@@ -115,11 +132,12 @@ class PartWriter:
         """
         rules, counts = self._rules, Counts()
         is_text = rules.kind == "text"
-        columns = {"tokens": f"ndarray:{self._ids_dtype}"}
-        if not is_text:
-            columns = {"input_ids": f"ndarray:{self._ids_dtype}", "labels": f"ndarray:{self._labels_dtype}"}
         with MDSWriter(
-            columns=columns, out=directory, compression=rules.compression, hashes=["sha256"], exist_ok=True
+            columns=self._out_columns,
+            out=directory,
+            compression=None if rules.concat else rules.compression,  # a part is read again then
+            hashes=None if rules.concat else ["sha256"],
+            exist_ok=True,
         ) as out:
             for sample in self._texts(part, counts) if is_text else self._examples(part, counts):
                 out.write(sample)
@@ -184,7 +202,7 @@ class PartWriter:
         around = self._rules.add_special_tokens
         before = [*self._begin, *(self._tokenizer.before if around else [])]
         behind = self._tokenizer.behind if around else []
-        if behind[-len(self._end) :] != self._end:
+        if self._rules.eos_text is not None or not behind or behind[-1:] != self._end:
             behind = [*behind, *self._end]
         for text, of_document in zip(documents, parts, strict=True):
             counts.text_bytes += len(text.encode())

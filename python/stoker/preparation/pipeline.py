@@ -20,10 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from stoker.files import write_atomically
+from stoker.options import check_index
+from stoker.preparation.concatenation import concatenate, documents_of
 from stoker.preparation.examples import Targets
 from stoker.preparation.part_writer import COUNTS_FILE, EXAMPLE_KEYS, TEXT_KEYS, Counts, PartWriter, Rules, end_of
 from stoker.preparation.sources import Part, Row, find_parts, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
+from stoker.writer import MDSWriter
 
 VERSION = 1  # of what comes out
 _PARTS, _PLAN, _INDEX = ".parts", "plan.json", "index.json"
@@ -43,6 +46,9 @@ def prepare(
     eos_text: str | None = None,
     target_prompts: str = "none",
     target_responses: str = "all",
+    concat: int | None = None,
+    wrap: bool = True,
+    foundry_compatible: bool = False,
     compression: str | None = "zstd",
     on_error: str = "raise",
     processes: int | None = None,
@@ -68,6 +74,11 @@ def prepare(
             end-of-sequence token, if it has one. "" for the end: nothing.
         target_prompts: Which prompts have loss: "none", "all" or "length>=N".
         target_responses: Which answers of a conversation have loss: "all" or "last".
+        concat: Of text: instead of documents rows of so many tokens, cut from all documents one behind the other, as
+            LLM Foundry's scripts make them with --concat_tokens. The loader's layout `concat` cuts documents itself,
+            for any seq_len.
+        wrap: False: what does not fit into a row of `concat` is dropped, and the next document begins a new one.
+        foundry_compatible: int32 in all columns, as LLM Foundry's scripts write.
         compression: Of the shards: "zstd", "zstd:LEVEL" or None.
         on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
         processes: That tokenize. Default: as many as this process may use CPUs.
@@ -100,15 +111,23 @@ def prepare(
         bos_text=bos_text,
         eos_text=eos_text,
         targets=Targets(target_prompts, target_responses),
+        concat=None if concat is None else check_index("concat", concat, 1, 1 << 31),
+        wrap=wrap,
+        foundry_compatible=foundry_compatible,
         compression=compression,
         skip_errors=on_error == "skip",
     )
+    if rules.concat:
+        _check_concat(rules, text_tokenizer)
     plan = _make_plan(rules, parts, text_tokenizer)
     directory = Path(out)
     if not _begin(directory, plan, overwrite=overwrite):
         return _counts_of_finished(directory)
     done = _run(rules, parts, directory / _PARTS, processes or len(os.sched_getaffinity(0)), progress)
-    _merge(directory, len(parts), done, plan)
+    directories = [_directory(directory / _PARTS, number) for number in range(len(parts))]
+    if rules.concat:
+        directories = [_concatenate(rules, directories, done, text_tokenizer.vocab_size)]
+    _merge(directory, directories, done, plan)
     return done
 
 
@@ -126,6 +145,19 @@ def _kind_of(parts: Sequence[Part], columns: Mapping[str, str]) -> str:
         f"{first.where} has the columns {', '.join(first.values)}: say which of them is the text, or prompt and "
         'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}.'
     )
+
+
+def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
+    """What is concatenated must be told apart afterwards."""
+    if rules.kind != "text":
+        raise ValueError(f"concat={rules.concat} is for text: finetuning data is packed by the loader.")
+    around = (tokenizer.before or tokenizer.behind) if rules.add_special_tokens else []
+    if not (around or rules.bos_text or end_of(rules, tokenizer)):
+        raise ValueError(
+            "This tokenizer does not insert an EOS nor BOS token. Concatenating with this tokenizer will result in "
+            "sequences being attached without a separating token. Please use another tokenizer, such as "
+            "facebook/opt-125m, or specify EOS/BOS text with e.g. eos_text='<|endoftext|>'."
+        )
 
 
 # ---------------------------------------------------------------- the plan
@@ -252,14 +284,29 @@ def _read_counts(part: Path) -> Counts | None:
 
 
 # ---------------------------------------------------------------- the whole
-def _merge(directory: Path, num_parts: int, counts: Counts, plan: Mapping[str, Any]) -> None:
+def _concatenate(rules: Rules, parts: Sequence[Path], counts: Counts, vocab_size: int) -> Path:
+    """Writes the rows of all parts into a directory beside them, unless it is there. Corrects the counts."""
+    assert rules.concat is not None
+    directory = parts[0].parent / "rows"
+    if not (directory / _INDEX).is_file():
+        columns = rules.columns_of(vocab_size)
+        with MDSWriter(
+            columns=columns, out=directory, compression=rules.compression, hashes=["sha256"], exist_ok=True
+        ) as out:
+            for row in concatenate(documents_of(parts), rules.concat, wrap=rules.wrap):
+                out.write({"tokens": row})
+    counts.samples = sum(entry["samples"] for entry in json.loads((directory / _INDEX).read_text())["shards"])
+    counts.tokens = counts.loss_tokens = counts.samples * rules.concat
+    return directory
+
+
+def _merge(directory: Path, parts: Sequence[Path], counts: Counts, plan: Mapping[str, Any]) -> None:
     """Moves the shards of all parts to `directory` under consecutive names, then writes its index. May be interrupted
     anywhere, and called again."""
     entries: list[dict[str, Any]] = []
     totals: dict[str, list[int]] = {"tokens": [], "loss_tokens": [], "longest_sample": []}
     rest: dict[str, Any] = {}
-    for number in range(num_parts):
-        part = _directory(directory / _PARTS, number)
+    for part in parts:
         index = json.loads((part / _INDEX).read_text())
         for entry in index["shards"]:
             for data in (entry["raw_data"], entry["zip_data"]):
