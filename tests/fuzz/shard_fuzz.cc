@@ -25,7 +25,8 @@ const Schema kSchemas[] = {
     {{{Role::kTokens, Encoding::kBytes, IntegerType::kI64, 0}}},
     {{{Role::kTokens, Encoding::kStaticArray, IntegerType::kU8, 3}}},
     {{{}, {Role::kTokens, Encoding::kArray, IntegerType::kU16, 0}}},
-    {{{Role::kTokens, Encoding::kArray, IntegerType::kI32, 0}, {Role::kLabels, Encoding::kArray, IntegerType::kI16, 0}}},
+    {{{Role::kTokens, Encoding::kArray, IntegerType::kI32, 0},
+      {Role::kLabels, Encoding::kArray, IntegerType::kI16, 0}}},
     {{{Role::kTokens, Encoding::kBytes, IntegerType::kU32, 0}, {Role::kLabels, Encoding::kArray, std::nullopt, 0}}},
 };
 
