@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -198,7 +198,7 @@ class PartWriter:
 
     def _tokenize(self, documents: list[str], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
         parts = [list(cut_text(text)) for text in documents]
-        ids = iter(self._tokenizer.encode([part for of_document in parts for part in of_document]))
+        ids = self._ids_of(part for of_document in parts for part in of_document)
         around = self._rules.add_special_tokens
         before = [*self._begin, *(self._tokenizer.before if around else [])]
         behind = self._tokenizer.behind if around else []
@@ -212,6 +212,18 @@ class PartWriter:
                     [np.array(before, self._ids_dtype), *tokens, np.array(behind, self._ids_dtype)]
                 )
             }
+
+    def _ids_of(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """The ids of each text, some at a time: a tokenizer takes a hundred bytes a token until they are an array."""
+        waiting: list[str] = []
+        size = 0
+        for text in texts:
+            waiting.append(text)
+            size += len(text)
+            if size >= _BATCH_CHARS:
+                yield from (np.array(ids, self._ids_dtype) for ids in self._tokenizer.encode(waiting))
+                waiting, size = [], 0
+        yield from (np.array(ids, self._ids_dtype) for ids in self._tokenizer.encode(waiting))
 
     # ------------------------------------------------------------ finetuning
     def _examples(self, part: Part, counts: Counts) -> Iterator[dict[str, np.ndarray]]:
