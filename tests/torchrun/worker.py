@@ -133,6 +133,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
 if __name__ == "__main__":
     dist.init_process_group("gloo")
     SCENARIOS[sys.argv[1]](**json.loads(sys.argv[2]))
+    dist.barrier()  # a scenario may need no other rank, and be done before all are connected
     dist.destroy_process_group()
     sys.stderr.flush()
     os._exit(0)  # gloo's threads may hold the last tensors, and an exit before they let go aborts (pytorch#179291)
