@@ -348,7 +348,8 @@ that the loader runs, memory what it takes above interpreter and torch.
 
 {table(["", "waiting", "worst round", "in `next()`", "ready, us", "longest, ms", "CPU", "MiB"], steps)}
 {table(["", "goal", "measured", "met"], goal)}
-MosaicML Streaming with 2 workers waits {peer:.3%} of the time.
+MosaicML Streaming with 2 workers waits {peer:.3%} of the time. The CPUs are shared: whatever else they do in a round is
+in these figures.
 
 Several ranks on this machine, raw shards, as fast as they go: CPU-seconds per 100 M tokens, and what each rank adds to
 its resident memory above interpreter and torch: its own, and pages of the mapped shards, which all ranks share, MiB:
