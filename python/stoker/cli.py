@@ -73,7 +73,7 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL or none")
     parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="default: %(default)s")
     parser.add_argument("--processes", type=int, metavar="N", help="default: the CPUs that there are")
-    parser.add_argument("--overwrite", action="store_true", help="remove what DIR holds")
+    parser.add_argument("--overwrite", action="store_true", help="remove the data set that DIR holds")
     parser.set_defaults(run=_prepare)
 
 

@@ -7,12 +7,43 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from stoker import _core
-from stoker.batches import BatchMemory
-from stoker.handoff import Copy, Handoff
+from stoker.batches import BatchForm, BatchMemory
+from stoker.dataset import TokenDataset
+from stoker.handoff import Copy, Handoff, wire_fields
+from stoker.options import Options
 
 # Batches that are on the device, or on their way to it, before they are asked for: one is there when the step ends, and
 # the next is on its way even if that step is short. More would only take memory of the device.
 _COPIES_AHEAD = 2
+
+
+def make_form(dataset: TokenDataset, options: Options, *, on_device: bool) -> BatchForm:
+    """What a loader's buffers hold: fields of its dtype, or, where they go to a device, the smallest that will do."""
+    fields = tuple((name, options.dtype) for name in options.row_fields)
+    if on_device:
+        fields = wire_fields(
+            options.row_fields,
+            token_types={schema.token_type for index in dataset.indexes for schema in index.schemas},
+            has_labels="finetuning" in dataset.kinds,
+            num_streams=len(dataset.names),
+            seq_len=options.seq_len,
+            pad_id=options.pad_id,
+            vocab_size=options.vocab_size,
+        )
+    core_format = _core.BatchFormat(
+        fields=fields,
+        num_rows=options.batch_size,
+        seq_len=options.seq_len,
+        pad_id=options.pad_id,
+        pad_left=options.padding_side == "left",
+        documents=options.documents,
+        document_tokens=dataset.document_tokens(),
+        is_packed=options.layout == "pack",
+        pad_to_multiple=options.pad_to_multiple,
+        vocab_size=options.vocab_size or 0,
+        cu_seqlens_capacity=max(0, options.cu_seqlens_entries - 1),
+    )
+    return BatchForm(core_format, fields, options.batch_size, options.seq_len, options.cu_seqlens_entries)
 
 
 class Feed(Protocol):

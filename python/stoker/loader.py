@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from stoker import _core
 from stoker.accelerator import check_device, open_accelerator
-from stoker.batches import BatchForm, BatchMemory, make_memory
+from stoker.batches import BatchMemory, make_memory
 from stoker.dataset import TokenDataset
 from stoker.distributed import find_ranks
 from stoker.epochs import Epochs, Place
 from stoker.errors import LoaderClosedError
-from stoker.feed import DeviceFeed, Feed, HostFeed
-from stoker.handoff import Handoff, wire_fields
+from stoker.feed import DeviceFeed, Feed, HostFeed, make_form
+from stoker.handoff import Handoff
 from stoker.options import Options, check_index, default_cache_dir, name_fields, rows_of_a_rank
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
@@ -252,7 +252,7 @@ class DataLoader:
         self._options = options
         self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last)
         self._layout = self.dataset.layout()
-        self._form = self._make_form()
+        self._form = make_form(self.dataset, options, on_device=self._device is not None)
         self._fields = (*options.row_fields, *(["cu_seqlens"] if options.cu_seqlens_entries else []))
         self._is_renamed = any(name != field for name, field in self._names.items())
         self._lanes_given = lanes is not None
@@ -302,34 +302,6 @@ class DataLoader:
         if self._is_renamed:
             batch = {name: batch[field] for name, field in self._names.items()}
         return batch, info
-
-    def _make_form(self) -> BatchForm:
-        options, dataset = self._options, self.dataset
-        fields = tuple((name, options.dtype) for name in options.row_fields)
-        if self._device is not None:
-            fields = wire_fields(
-                options.row_fields,
-                token_types={schema.token_type for index in dataset.indexes for schema in index.schemas},
-                has_labels="finetuning" in dataset.kinds,
-                num_streams=len(dataset.names),
-                seq_len=options.seq_len,
-                pad_id=options.pad_id,
-                vocab_size=options.vocab_size,
-            )
-        core_format = _core.BatchFormat(
-            fields=fields,
-            num_rows=options.batch_size,
-            seq_len=options.seq_len,
-            pad_id=options.pad_id,
-            pad_left=options.padding_side == "left",
-            documents=options.documents,
-            document_tokens=self.dataset.document_tokens(),
-            is_packed=options.layout == "pack",
-            pad_to_multiple=options.pad_to_multiple,
-            vocab_size=options.vocab_size or 0,
-            cu_seqlens_capacity=max(0, options.cu_seqlens_entries - 1),
-        )
-        return BatchForm(core_format, fields, options.batch_size, options.seq_len, options.cu_seqlens_entries)
 
     def _start_feed(self) -> Feed:
         self._check_device_process()

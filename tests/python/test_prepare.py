@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,9 @@ def test_small_files_are_done_together_and_large_ones_in_parts(tmp_path: Path, m
         ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', "line 2: column text holds int, not text"),
         ("a.jsonl", b'{"text": "x"}\n{"txt": "y"}\n', "line 2: there is no column text or content among txt"),
         ("a.json", b'[{"text": "x"}, {"text": ]', "a.json, object 1"),
+        ("a.json", b'[{"text": "x"}, {"text": "y"},\n', "a.json: its array does not end behind 2 objects"),
+        ("a.json", b'[{"text": "\xff"}]', "a.json contains chars that cannot be utf-8 decoded"),
+        ("a.csv", b"text\n\xff\n", "a.csv contains chars that cannot be utf-8 decoded"),
         ("a.csv", b"text,id\nx,1\ny\n", "a.csv, line 3: it has other columns"),
         ("a.txt", b"\xff\xfe", "a.txt contains chars that cannot be utf-8 decoded"),
     ],
@@ -248,6 +252,21 @@ def test_a_bad_row_is_named_by_file_and_line(
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         stoker.prepare(path, tmp_path / "out", tokenizer, kind="text", processes=1)
+
+
+@pytest.mark.parametrize("compress", [zstandard.compress, gzip.compress])
+def test_a_compressed_file_that_is_cut_is_refused(
+    compress: Callable[[bytes], bytes], tokenizer: Path, tmp_path: Path
+) -> None:
+    lines = "".join(json.dumps({"text": str(i)}) + "\n" for i in range(5000)).encode()
+    path = tmp_path / f"a.jsonl.{'zst' if compress is zstandard.compress else 'gz'}"
+    whole = compress(lines)
+    for content in (whole[: len(whole) // 2], whole + whole[:9], b"no such file"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a.jsonl.(zst|gz) is cut or damaged"):
+            stoker.prepare(path, tmp_path / "out", tokenizer, processes=1)
+    path.write_bytes(whole + whole)
+    assert sources._size_of(path) == 2 * len(lines)
 
 
 def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
@@ -651,8 +670,19 @@ def test_what_is_finished_is_left_alone_unless_it_is_to_be_overwritten(tokenizer
         stoker.prepare(source, out, tokenizer, processes=1, eos_text="")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.doc").touch()
-    with pytest.raises(FileExistsError, match="is not empty"):
-        stoker.prepare(source, tmp_path / "other", tokenizer, processes=1)
+    for overwrite in (False, True):  # what is no data set is never removed
+        with pytest.raises(FileExistsError, match="is not empty"):
+            stoker.prepare(source, tmp_path / "other", tokenizer, processes=1, overwrite=overwrite)
+    assert (tmp_path / "other" / "thesis.doc").exists()
+
+
+def test_another_chat_template_is_another_data_set(tokenizer: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [{"messages": CHAT}])
+    shutil.copytree(tokenizer, tmp_path / "tokenizer")
+    stoker.prepare(source, tmp_path / "out", tmp_path / "tokenizer", processes=1)
+    (tmp_path / "tokenizer" / "chat_template.jinja").write_text(TEMPLATES[0])
+    with pytest.raises(FileExistsError, match="other sources or arguments"):
+        stoker.prepare(source, tmp_path / "out", tmp_path / "tokenizer", processes=1)
 
 
 # ---------------------------------------------------------------- the command, and the loader

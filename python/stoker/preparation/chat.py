@@ -15,7 +15,11 @@ _CHATML = (
 
 
 class ChatTemplate:
-    """A Jinja template over messages."""
+    """A Jinja template over messages.
+
+    Attributes:
+        text: The template.
+    """
 
     def __init__(self, template: Any, special_tokens: dict[str, str]) -> None:
         """
@@ -26,7 +30,7 @@ class ChatTemplate:
         """
         if isinstance(template, list):
             template = next((t.get("template") for t in template if t.get("name") == "default"), None)
-        self._text = template or _CHATML
+        self.text = str(template or _CHATML)
         self._special_tokens = special_tokens
         self._compiled: Any = None
 
@@ -44,7 +48,7 @@ class ChatTemplate:
                 'chat templates need the package jinja2: pip install "stoker[prepare]".'
             ) from None
         try:
-            self._compiled = self._compiled or _environment().from_string(self._text)
+            self._compiled = self._compiled or _environment().from_string(self.text)
             text = self._compiled.render(
                 messages=messages, add_generation_prompt=add_generation_prompt, **self._special_tokens
             )

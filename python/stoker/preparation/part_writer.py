@@ -101,7 +101,7 @@ class Counts:
             self.shown.append(str(error))
 
 
-# ---------------------------------------------------------------- one piece
+# ---------------------------------------------------------------- one part
 def end_of(rules: Rules, tokenizer: TextTokenizer) -> list[int]:
     """What stands behind each document or conversation."""
     if rules.kind == "text" and rules.eos_text is not None:
@@ -202,16 +202,12 @@ class PartWriter:
         around = self._rules.add_special_tokens
         before = [*self._begin, *(self._tokenizer.before if around else [])]
         behind = self._tokenizer.behind if around else []
-        if self._rules.eos_text is not None or not behind or behind[-1:] != self._end:
+        if self._rules.eos_text is not None or behind[-1:] != self._end:
             behind = [*behind, *self._end]
+        begin, end = np.array(before, self._ids_dtype), np.array(behind, self._ids_dtype)
         for text, of_document in zip(documents, parts, strict=True):
             counts.text_bytes += len(text.encode())
-            tokens = [np.array(next(ids), self._ids_dtype) for _ in of_document]
-            yield {
-                "tokens": np.concatenate(
-                    [np.array(before, self._ids_dtype), *tokens, np.array(behind, self._ids_dtype)]
-                )
-            }
+            yield {"tokens": np.concatenate([begin, *(next(ids) for _ in of_document), end])}
 
     def _ids_of(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of each text, some at a time: a tokenizer takes a hundred bytes a token until they are an array."""

@@ -82,7 +82,7 @@ def prepare(
         compression: Of the shards: "zstd", "zstd:LEVEL" or None.
         on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
         processes: That tokenize. Default: as many as this process may use CPUs.
-        overwrite: Remove what `out` holds and begin anew.
+        overwrite: Remove the data set that `out` holds, or the beginning of one, and begin anew.
         progress: Called with each part that is done and what became of its rows.
 
     Returns:
@@ -170,6 +170,7 @@ def _make_plan(rules: Rules, parts: Sequence[Part], tokenizer: TextTokenizer) ->
         "rules": {**asdict(rules), "tokenizer": tokenizer.sha256},
         "parts": [[[Path(p.path).name, p.begin, p.end] for p in part] for part in parts],
         "files": [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],
+        "chat_template": tokenizer.chat_template.text if rules.kind == "finetuning" else None,
         "tokenizer": {**tokenizer.identity, "eos_token_id": end[0] if len(end) == 1 else None},
     }
     plan_as_json: dict[str, Any] = json.loads(json.dumps(plan))
@@ -182,9 +183,9 @@ def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     Raises:
         FileExistsError: The directory holds something else.
     """
-    if overwrite and directory.exists():
-        shutil.rmtree(directory)
     index, parts = directory / _INDEX, directory / _PARTS
+    if overwrite and (index.is_file() or parts.is_dir()):  # never what is no data set
+        shutil.rmtree(directory)
     if index.is_file():
         if json.loads(index.read_text()).get("prepared", {}).get("plan") != plan:
             raise FileExistsError(

@@ -9,7 +9,8 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -185,13 +186,44 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _size_of(path: Path) -> int:
-    """Bytes of a file, decompressed."""
-    if path.suffix.lower() not in _COMPRESSIONS:
+    """Bytes of a file, decompressed.
+
+    Raises:
+        ValueError: A compressed file is cut or damaged: reading it later would end early, without a word.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _COMPRESSIONS:
         return path.stat().st_size
-    with _open(path) as file:
-        size = 0
-        while chunk := file.read(1 << 20):
-            size += len(chunk)
+    try:
+        return _size_of_gzip(path) if suffix == ".gz" else _size_of_zstd(path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is cut or damaged: {error}. Fetch or write it again.") from None
+
+
+def _size_of_gzip(path: Path) -> int:
+    with gzip.open(path) as file:
+        return sum(map(len, iter(lambda: file.read(1 << 20), b"")))
+
+
+def _size_of_zstd(path: Path) -> int:
+    """Frame after frame: zstandard's stream reader takes a frame that is cut for the end of the file."""
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            data = file.read(1 << 20)
+            while data:
+                frame = decompressor.decompressobj()
+                while not frame.eof:
+                    if not data:
+                        raise EOFError("its last zstd frame does not end")
+                    size += len(frame.decompress(data))
+                    data = frame.unused_data if frame.eof else file.read(1 << 20)
+                data = data or file.read(1 << 20)
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from None
     return size
 
 
@@ -223,18 +255,18 @@ def read_rows(piece: Piece) -> Iterator[Row | BadRowError]:
         OSError: The file can't be read.
         BadRowError: What is broken is not one row.
     """
-    if piece.format == "lines":
-        yield from _read_lines(piece)
-    elif piece.format == "json":
-        yield from _read_json(piece)
-    elif piece.format == "csv":
-        yield from _read_csv(piece)
-    elif piece.format == "parquet":
-        yield from _read_parquet(piece)
-    elif piece.format == "mds":
-        yield from _read_mds(piece)
-    else:
-        yield _read_text(piece)
+    readers: dict[str, Callable[[Piece], Iterator[Row | BadRowError]]] = {
+        "lines": _read_lines,
+        "json": _read_json,
+        "csv": _read_csv,
+        "parquet": _read_parquet,
+        "mds": _read_mds,
+        "text": _read_text,
+    }
+    try:
+        yield from readers[piece.format](piece)
+    except UnicodeDecodeError as error:
+        raise BadRowError(f"{piece.path} contains chars that cannot be utf-8 decoded: {error}") from None
 
 
 def _read_lines(piece: Piece) -> Iterator[Row | BadRowError]:
@@ -291,12 +323,15 @@ def _read_json(piece: Piece) -> Iterator[Row | BadRowError]:
         while True:
             while at < len(window) and window[at] in " \t\r\n,":
                 at += 1
-            if at == len(window) or (is_array and window[at] == "]"):
-                more = file.read(1 << 20) if at == len(window) else ""
-                if not more:
+            if at == len(window):
+                window, at = file.read(1 << 20), 0
+                if not window and is_array:
+                    raise BadRowError(f"{path}: its array does not end behind {number} objects. Write it again.")
+                if not window:
                     return
-                window, at = more, 0
                 continue
+            if is_array and window[at] == "]":
+                return
             try:
                 values, at = decoder.raw_decode(window, at)
             except json.JSONDecodeError as error:
@@ -415,13 +450,6 @@ def _mds_values(sample: bytes, entry: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _read_text(piece: Piece) -> Row | BadRowError:
-    path = Path(piece.path)
-    try:
-        with _open(path) as file:
-            return Row({"text": file.read().decode("utf-8")}, piece.path, "", 0)
-    except UnicodeDecodeError as error:
-        return BadRowError(
-            f"Text file {path} contains chars that cannot be utf-8 decoded. Please remove or replace these chars. "
-            f"{error}"
-        )
+def _read_text(piece: Piece) -> Iterator[Row]:
+    with _open(Path(piece.path)) as file:
+        yield Row({"text": file.read().decode("utf-8")}, piece.path, "", 0)

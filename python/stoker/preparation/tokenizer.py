@@ -19,7 +19,6 @@ class TextTokenizer:
     """Text to token ids, without truncation or padding.
 
     Attributes:
-        name: As it was given.
         vocab_size: All ids are below it.
         bos_token_id, eos_token_id, pad_token_id: None where the tokenizer has none.
         sha256: Of what tokenizing depends on: the contents of tokenizer.json.
@@ -44,8 +43,7 @@ class TextTokenizer:
             raise ModuleNotFoundError(
                 'preparing data needs the package tokenizers: pip install "stoker[prepare]".'
             ) from None
-        self.name = os.fspath(name)
-        path, settings = _find(self.name)
+        path, settings = _find(os.fspath(name))
         text = path.read_text(encoding="utf-8")
         try:
             self._tokenizer = Tokenizer.from_str(text)
