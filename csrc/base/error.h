@@ -53,6 +53,13 @@ inline CorruptShardError corrupt_sample(const std::string& path, int64_t sample,
                            text("sample ", sample, " of ", path, " ", what, ". Fetch or write the shard again."));
 }
 
+/// A shard could not be made. Python: the exception that it has failed with there.
+struct SupplyError : std::runtime_error {
+  explicit SupplyError(std::string bytes)
+      : std::runtime_error("a shard could not be made."), pickled(std::move(bytes)) {}
+  std::string pickled;  ///< as Python's pickle writes it: threads of the core may let it go
+};
+
 /// The engine was closed, or belongs to another process. Python: LoaderClosedError.
 struct ClosedError : std::runtime_error {
   using std::runtime_error::runtime_error;

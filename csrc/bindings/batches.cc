@@ -199,6 +199,7 @@ void bind_batches(py::module_& m) {
   auto progress = bind<Progress>(m, "Progress");
   progress.def_readonly("num_batches", &Progress::num_batches)
       .def_readonly("plan_s", &Progress::plan_s)
+      .def_readonly("supply_s", &Progress::supply_s)
       .def_readonly("load_s", &Progress::load_s)
       .def_readonly("fill_s", &Progress::fill_s)
       .def_readonly("wait_s", &Progress::wait_s);

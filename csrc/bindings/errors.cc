@@ -28,6 +28,9 @@ void translate(std::exception_ptr error) {
     const py::object sample =
         e.sample == CorruptShardError::kWholeShard ? py::object(py::none()) : py::object(py::int_(e.sample));
     raise(type, type(e.what(), e.path, sample));
+  } catch (const SupplyError& e) {
+    const py::object exception = py::module_::import("pickle").attr("loads")(py::bytes(e.pickled));
+    raise(py::type::of(exception), exception);
   } catch (const ClosedError& e) {
     const py::object type = py::module_::import("stoker.errors").attr("LoaderClosedError");
     raise(type, type(e.what()));

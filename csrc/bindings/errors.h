@@ -4,7 +4,7 @@
 namespace stoker {
 
 /// ArgumentError -> ValueError, SystemError -> OSError (errno, filename), CorruptShardError and ClosedError -> the
-/// exceptions of stoker.errors.
+/// exceptions of stoker.errors, SupplyError -> what it holds.
 void register_errors();
 
 }  // namespace stoker

@@ -49,10 +49,11 @@ Column make_column(std::string_view role, std::string_view encoding, const std::
 }
 
 StreamFiles make_stream_files(std::string name, std::string directory, bool follow_links, std::string expand_directory,
-                              std::vector<std::vector<Column>> schemas, std::vector<std::string> raw_basenames,
-                              std::vector<std::string> zip_basenames, const Array<uint32_t>& schema_indexes,
-                              const Array<uint32_t>& samples, const Array<uint64_t>& raw_bytes,
-                              const Array<uint64_t>& zip_bytes, const std::optional<Array<uint64_t>>& tokens) {
+                              bool is_made, std::vector<std::vector<Column>> schemas,
+                              std::vector<std::string> raw_basenames, std::vector<std::string> zip_basenames,
+                              const Array<uint32_t>& schema_indexes, const Array<uint32_t>& samples,
+                              const Array<uint64_t>& raw_bytes, const Array<uint64_t>& zip_bytes,
+                              const std::optional<Array<uint64_t>>& tokens) {
   const size_t size = raw_basenames.size();
   if (zip_basenames.size() != size) throw ArgumentError("zip_basenames must be as many as raw_basenames.");
   const uint32_t* schema = data_of(schema_indexes, size, "schema_indexes");
@@ -61,7 +62,7 @@ StreamFiles make_stream_files(std::string name, std::string directory, bool foll
   const uint64_t* zip = data_of(zip_bytes, size, "zip_bytes");
   const uint64_t* totals = tokens ? data_of(*tokens, size, "tokens") : nullptr;
 
-  StreamFiles files{std::move(name), std::move(directory), follow_links, std::move(expand_directory), {}, {}};
+  StreamFiles files{std::move(name), std::move(directory), follow_links, std::move(expand_directory), is_made, {}, {}};
   for (std::vector<Column>& columns : schemas) files.schemas.push_back({std::move(columns)});
   files.shards.reserve(size);
   for (size_t i = 0; i < size; ++i) {
@@ -121,6 +122,24 @@ Array<uint32_t> sample_lengths(ShardStore& store, uint32_t stream, uint32_t shar
   std::adjacent_difference(ends.begin(), ends.end(), lengths.mutable_data());
   return lengths;
 }
+
+// ---------------------------------------------------------------- shards that are made
+std::optional<std::pair<uint32_t, uint32_t>> take_wanted(ShardStore& store) {
+  const py::gil_scoped_release release;
+  const std::optional<ShardId> id = store.supply().take();
+  if (!id) return std::nullopt;
+  return std::pair(id->stream, id->shard);
+}
+
+void set_ready(ShardStore& store, uint32_t stream, uint32_t shard_index, std::string path, uint64_t size_bytes) {
+  store.supply().set_ready({stream, shard_index}, {std::move(path), size_bytes});
+}
+
+void set_failed(ShardStore& store, uint32_t stream, uint32_t shard_index, const py::bytes& pickled) {
+  store.supply().set_failed({stream, shard_index}, std::make_exception_ptr(SupplyError(pickled)));
+}
+
+void close_supply(ShardStore& store) { store.supply().close(); }
 
 // ---------------------------------------------------------------- order and layout
 std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const std::vector<Array<uint64_t>>& sizes,
@@ -242,11 +261,15 @@ PYBIND11_MODULE(_core, m) {
   bind<Column>(m, "Column").def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
   bind<StreamFiles>(m, "StreamFiles")
       .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "follow_links"_a, "expand_directory"_a,
-           "schemas"_a, "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a, "raw_bytes"_a,
-           "zip_bytes"_a, "tokens"_a);
+           "is_made"_a, "schemas"_a, "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a,
+           "raw_bytes"_a, "zip_bytes"_a, "tokens"_a);
   bind<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
       .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
       .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)
+      .def("take_wanted", &take_wanted)
+      .def("set_ready", &set_ready, "stream"_a, "shard"_a, "path"_a, "size_bytes"_a)
+      .def("set_failed", &set_failed, "stream"_a, "shard"_a, "pickled"_a)
+      .def("close_supply", &close_supply)
       .def("totals", &shard_totals, "stream"_a, "shard"_a)
       .def("lengths", &sample_lengths, "stream"_a, "shard"_a);
 

@@ -41,6 +41,7 @@ std::vector<Piece> pieces_of(const BatchPlan& plan) {
 
 Engine::Pointer Engine::create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                                uint32_t num_workers) {
+  if (store->has_made_streams()) num_workers = std::max(num_workers, 1U);
   Pointer engine(new Engine(std::move(planner), std::move(store), std::move(format)));
   engine->threads_.reserve(num_workers);
   try {
@@ -166,7 +167,7 @@ std::string Engine::waiting_for() const {
       return "the batch is waiting to be planned";
     case Batch::State::kPlanning:
       return text("the batch is being planned (the lengths of ", planner_->num_lengths_read(),
-                  " samples have been read)");
+                  " samples have been read)", supply_in_words());
     case Batch::State::kLoading:
       for (const auto& [piece, waiters] : loading_)
         if (std::find(waiters.begin(), waiters.end(), &head) != waiters.end())
@@ -182,6 +183,13 @@ std::string Engine::waiting_for() const {
   return "nothing: the batch is ready";
 }
 
+std::string Engine::supply_in_words() const {
+  const std::optional<ShardId> awaited = store_->supply().awaited();
+  if (!awaited) return {};
+  return text("; it needs shard ", awaited->shard, " of stream \"", store_->streams()[awaited->stream].name,
+              "\", which is being prepared");
+}
+
 void Engine::close() {
   if (fork_generation_ != fork_generation()) return;
   {
@@ -190,6 +198,7 @@ void Engine::close() {
   }
   work_ready_.notify_all();
   front_done_.notify_all();
+  store_->supply().stop();
   const std::lock_guard joining(joining_);  // who closes second returns when it is done too
   for (std::thread& thread : threads_)
     if (thread.joinable()) thread.join();
@@ -235,10 +244,11 @@ bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_plan
 
 // What a consumer that waits helps with: it takes microseconds, as putting a thread to sleep and waking it does.
 // Planning does where the shards that the order announced are open; opening one may take as long as a slow disk
-// pleases.
+// pleases, or as making it does.
 bool Engine::has_quick_work() const {
   if (!fills_.empty()) return true;
-  return loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() && num_opening_ == 0;
+  return !store_->has_made_streams() && loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() &&
+         num_opening_ == 0;
 }
 
 bool Engine::has_work() const {
@@ -271,6 +281,7 @@ void Engine::plan(Lock& lock) {
   is_planning_ = true;
   lock.unlock();
   const Clock::time_point start = Clock::now();
+  const double waited_s = store_->supply().waited_s();
   std::vector<Piece> pieces;
   std::vector<BlockChange> changes;
   std::exception_ptr error;
@@ -283,9 +294,11 @@ void Engine::plan(Lock& lock) {
   } catch (...) {
     error = std::current_exception();
   }
-  const double plan_s = seconds_since(start);
+  const double supply_s = store_->supply().waited_s() - waited_s;
+  const double plan_s = seconds_since(start) - supply_s;
   lock.lock();
   progress_.plan_s += plan_s;
+  progress_.supply_s += supply_s;
   is_planning_ = false;
   if (batch.error) return;  // it has failed meanwhile, with all others
   if (error) {
@@ -316,7 +329,8 @@ void Engine::apply(const std::vector<BlockChange>& changes) {
         continue;
       }
       store_->hold(id);
-      if (!threads_.empty()) ahead_.add(id, range.things);  // else there is nobody to look ahead
+      // Else there is nobody to look ahead, or nothing yet to look at.
+      if (!threads_.empty() && !store_->is_made(change.stream)) ahead_.add(id, range.things);
     }
   }
 }

@@ -7,7 +7,8 @@
 // opened after each plan, too. A consumer that has to wait fills with them, and plans where that opens no shard. A
 // worker is woken for each job that planning or loading makes, and by submit() when half of the buffers wait to be
 // filled. Nobody waits while holding work: what is not ready is not in a queue yet. An error belongs to a batch and is
-// delivered in its place, again at every later call; nothing is planned after it. All shared state is guarded by one
+// delivered in its place, again at every later call; nothing is planned after it. Only planning waits for a shard that
+// is still to be made (see ShardSupply), never in a consumer's hands. All shared state is guarded by one
 // mutex; planning, loading, filling and opening files happen outside of it. The mutexes of the store and its piece
 // cache are taken inside it, never the other way round.
 #pragma once
@@ -47,7 +48,8 @@ struct Progress {
   uint64_t num_batches = 0;          // handed over
   std::vector<StreamCounts> counts;  // of these, by stream
   double plan_s = 0;
-  double load_s = 0;  // decompressing
+  double supply_s = 0;  // of planning, waiting for shards that are made
+  double load_s = 0;    // decompressing
   double fill_s = 0;
   double wait_s = 0;  // of the consumer, in wait(), its own work included
 };
@@ -63,7 +65,8 @@ class Engine {
   };
   using Pointer = std::unique_ptr<Engine, Delete>;
 
-  /// `num_workers` threads start at once; with 0 the work is done in wait(), and nothing is loaded ahead.
+  /// `num_workers` threads start at once; with 0 the work is done in wait(), and nothing is loaded ahead. Where shards
+  /// are made while the run goes on there is one thread at least.
   static Pointer create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                         uint32_t num_workers);
 
@@ -125,6 +128,7 @@ class Engine {
   ~Engine();
 
   void check_open() const;
+  std::string supply_in_words() const;
   bool front_is_done() const;
   void work();
   bool can_plan() const;

@@ -52,6 +52,7 @@ class Planner final : private SampleLengths {
  private:
   std::span<const uint32_t> token_ends(uint32_t stream, uint32_t shard) override;
   std::string path(uint32_t stream, uint32_t shard) override;
+  void want_coming(ShardId id);
   static void check_covers(const Shard& shard, const Segment& segment);
   std::pair<uint64_t, uint64_t> rows_of_batch() const;
 

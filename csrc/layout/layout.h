@@ -77,6 +77,9 @@ class Layout {
   /// See UnitMap.
   virtual std::vector<BlockChange> take_changes() = 0;
 
+  /// Changes that take_changes() does not tell yet. Valid until the next call.
+  virtual std::span<const BlockChange> coming() const = 0;
+
   /// Where the lanes that rows were asked of stand before global row `row`, to start there; null where a layout needs
   /// no hints.
   virtual std::shared_ptr<const LaneHints> hints(uint64_t row) = 0;

@@ -25,6 +25,7 @@ class PackLayout final : public Layout {
   void append_row(uint64_t row, Rows& out) override;
   bool approach(uint64_t row) override;
   std::vector<BlockChange> take_changes() override { return std::exchange(changes_, {}); }
+  std::span<const BlockChange> coming() const override { return cursor_.coming(); }
   std::shared_ptr<const LaneHints> hints(uint64_t row) override;
 
  private:

@@ -12,6 +12,7 @@ class PadLayout final : public Layout {
       : spec_(spec), order_(order), lengths_(lengths), cursor_(order) {}
   void append_row(uint64_t row, Rows& out) override;
   std::vector<BlockChange> take_changes() override { return cursor_.take_changes(); }
+  std::span<const BlockChange> coming() const override { return cursor_.coming(); }
   bool approach(uint64_t /*row*/) override { return true; }
   std::shared_ptr<const LaneHints> hints(uint64_t /*row*/) override { return nullptr; }
 
@@ -29,6 +30,7 @@ class ConcatLayout final : public Layout {
   ConcatLayout(const Order& order, SampleLengths& lengths) : order_(order), lengths_(lengths), cursor_(order) {}
   void append_row(uint64_t row, Rows& out) override;
   std::vector<BlockChange> take_changes() override { return cursor_.take_changes(); }
+  std::span<const BlockChange> coming() const override { return cursor_.coming(); }
   bool approach(uint64_t /*row*/) override { return true; }
   std::shared_ptr<const LaneHints> hints(uint64_t /*row*/) override { return nullptr; }
 

@@ -32,6 +32,7 @@ class OrderCursor {
 
   /// See UnitMap.
   std::vector<BlockChange> take_changes() { return units_.take_changes(); }
+  std::span<const BlockChange> coming() const { return units_.coming(); }
 
  private:
   struct Lane {

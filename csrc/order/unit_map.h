@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -33,6 +34,9 @@ class UnitMap {
 
   /// The changes since the last call, in order. What begins ends once, as long as the map lives.
   std::vector<BlockChange> take_changes() { return std::exchange(changes_, {}); }
+
+  /// What take_changes() would give. Valid until the next call.
+  std::span<const BlockChange> coming() const { return changes_; }
 
   /// Memory that the tables take.
   size_t table_bytes() const { return table_bytes_; }

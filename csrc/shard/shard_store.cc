@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "base/error.h"
@@ -38,6 +40,12 @@ ShardFile find_file(const StreamFiles& stream, const StreamFiles::Entry& entry) 
 
 }  // namespace
 
+ShardStore::ShardStore(std::vector<StreamFiles> streams, uint64_t cache_bytes, Limits limits)
+    : streams_(std::move(streams)),
+      has_made_streams_(std::any_of(streams_.begin(), streams_.end(), [](const StreamFiles& s) { return s.is_made; })),
+      limits_(limits),
+      pieces_(cache_bytes) {}
+
 std::shared_ptr<const Shard> ShardStore::get(ShardId id) {
   const uint64_t generation = claimed_by_;
   if (generation != kNobody) check_same_process(generation);
@@ -51,13 +59,31 @@ std::shared_ptr<const Shard> ShardStore::get(ShardId id) {
     }
   }
   // Not under the mutex: files are slow. Two threads may open the same shard; the first one's is kept.
-  const StreamFiles& files = streams_[id.stream];
-  const StreamFiles::Entry& entry = files.shards[id.shard];
-  auto opened = std::make_shared<const Shard>(find_file(files, entry), files.schemas[entry.schema]);
   Shards closed;
-  std::shared_ptr<const Shard> kept = keep(id, std::move(opened), closed);
+  std::shared_ptr<const Shard> kept = keep(id, open(id), closed);
   for (const auto& shard : closed) pieces_.drop(shard);
   return kept;
+}
+
+std::shared_ptr<const Shard> ShardStore::open(ShardId id) {
+  const StreamFiles& stream = streams_[id.stream];
+  const StreamFiles::Entry& entry = stream.shards[id.shard];
+  const Schema& schema = stream.schemas[entry.schema];
+  if (!stream.is_made) return std::make_shared<const Shard>(find_file(stream, entry), schema);
+  for (;;) {
+    const MadeFile made = supply_.await(id);
+    ShardFile file;
+    file.stream = stream.name;
+    file.path = made.path;
+    file.raw_bytes = file.file_bytes = made.size_bytes;
+    file.num_samples = entry.num_samples;
+    try {
+      return std::make_shared<const Shard>(std::move(file), schema);
+    } catch (const SystemError& error) {
+      if (error.code != ENOENT) throw;  // somebody has cleaned up: it is made once more
+      supply_.forget(id);
+    }
+  }
 }
 
 std::shared_ptr<const Shard> ShardStore::keep(ShardId id, std::shared_ptr<const Shard> opened, Shards& closed) {
@@ -103,6 +129,7 @@ void ShardStore::unfile(Open& open) {
 }
 
 void ShardStore::hold(ShardId id) {
+  if (is_made(id.stream)) supply_.want(id);
   const std::lock_guard lock(mutex_);
   if (++holds_[id] == 1) set_held(id, true);
 }
@@ -114,6 +141,7 @@ bool ShardStore::release(ShardId id) {
   if (--place->second > 0) return true;
   holds_.erase(place);
   set_held(id, false);
+  if (is_made(id.stream)) supply_.unwant(id);
   return false;
 }
 
@@ -127,8 +155,12 @@ void ShardStore::set_held(ShardId id, bool is_held) {
 void ShardStore::claim() { claimed_by_ = fork_generation(); }
 
 void ShardStore::unclaim() {
+  supply_.resume();
   const std::lock_guard lock(mutex_);
-  for (const auto& [id, count] : std::exchange(holds_, {})) set_held(id, false);
+  for (const auto& [id, count] : std::exchange(holds_, {})) {
+    set_held(id, false);
+    if (is_made(id.stream)) supply_.unwant(id);
+  }
   claimed_by_ = kNobody;
 }
 

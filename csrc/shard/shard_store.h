@@ -15,6 +15,7 @@
 #include "shard/piece_cache.h"
 #include "shard/schema.h"
 #include "shard/shard.h"
+#include "shard/shard_supply.h"
 
 namespace stoker {
 
@@ -24,6 +25,7 @@ struct StreamFiles {
   std::string directory;
   bool follow_links = false;     // whether shards may be symbolic links that lead out of the directory
   std::string expand_directory;  // where zstd shards are expanded; empty: they are decoded into memory
+  bool is_made = false;  // its files are made while the run goes on (see ShardSupply); entries lack what is of files
   std::vector<Schema> schemas;
   struct Entry {
     std::string raw_basename;  // relative to the directory
@@ -35,14 +37,6 @@ struct StreamFiles {
     std::optional<uint64_t> tokens;
   };
   std::vector<Entry> shards;
-};
-
-/// Which shard of which stream.
-struct ShardId {
-  uint32_t stream;
-  uint32_t shard;
-  friend bool operator==(ShardId a, ShardId b) { return a.stream == b.stream && a.shard == b.shard; }
-  friend bool operator<(ShardId a, ShardId b) { return a.stream != b.stream ? a.stream < b.stream : a.shard < b.shard; }
 };
 
 /// Thread-safe. What get() returned stays open while the caller has it. Opening a shard beyond the limits closes
@@ -57,17 +51,16 @@ class ShardStore {
   };
 
   /// `cache_bytes`: see PieceCache.
-  ShardStore(std::vector<StreamFiles> streams, uint64_t cache_bytes, Limits limits)
-      : streams_(std::move(streams)), limits_(limits), pieces_(cache_bytes) {}
+  ShardStore(std::vector<StreamFiles> streams, uint64_t cache_bytes, Limits limits);
   ShardStore(std::vector<StreamFiles> streams, uint64_t cache_bytes)
       : ShardStore(std::move(streams), cache_bytes, Limits()) {}
 
   const std::vector<StreamFiles>& streams() const { return streams_; }
 
-  /// A shard, opened if it is not open. Raises what opening it raises.
+  /// A shard, opened if it is not open. Waits where it is still to be made. Raises what opening or making it raises.
   std::shared_ptr<const Shard> get(ShardId id);
 
-  /// Says that a shard will be read from soon, as often as release() takes back.
+  /// Says that a shard will be read from soon, as often as release() takes back. It is made, where it has to be.
   void hold(ShardId id);
 
   /// Returns whether the shard is still held.
@@ -80,6 +73,11 @@ class ShardStore {
 
   PieceCache& pieces() { return pieces_; }
 
+  /// Whether some stream's shards are made while the run goes on; and who makes them.
+  bool has_made_streams() const { return has_made_streams_; }
+  bool is_made(uint32_t stream) const { return streams_[stream].is_made; }
+  ShardSupply& supply() { return supply_; }
+
  private:
   using Uses = std::list<ShardId>;  // least recently used first
   struct Open {
@@ -89,6 +87,7 @@ class ShardStore {
   };
   using OpenShards = std::map<ShardId, Open>;
   using Shards = std::vector<std::shared_ptr<const Shard>>;
+  std::shared_ptr<const Shard> open(ShardId id);
   std::shared_ptr<const Shard> keep(ShardId id, std::shared_ptr<const Shard> opened, Shards& closed);
   void file_under(Uses& uses, Open& open, ShardId id);
   void unfile(Open& open);
@@ -96,8 +95,10 @@ class ShardStore {
   OpenShards::iterator next_to_close(ShardId keeping);
 
   const std::vector<StreamFiles> streams_;
+  const bool has_made_streams_;
   const Limits limits_;
   PieceCache pieces_;
+  ShardSupply supply_;
   std::mutex mutex_;
 
   // Guarded by mutex_.

@@ -25,6 +25,7 @@ class StreamFiles:
         directory: str,
         follow_links: bool,
         expand_directory: str,
+        is_made: bool,
         schemas: Sequence[Sequence[Column]],
         raw_basenames: Sequence[str],
         zip_basenames: Sequence[str],
@@ -41,6 +42,17 @@ class ShardStore:
 
     def __init__(self, streams: Sequence[StreamFiles], cache_bytes: int) -> None: ...
     def read_sample(self, stream: int, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer[Any]]]: ...
+    def take_wanted(self) -> tuple[int, int] | None:
+        """Waits for a shard that is to be made, and takes it: set_ready or set_failed is owed. None after
+        close_supply."""
+
+    def set_ready(self, stream: int, shard: int, path: str, size_bytes: int) -> None: ...
+    def set_failed(self, stream: int, shard: int, pickled: bytes) -> None:
+        """`pickled` is the exception that is raised where the shard is needed."""
+
+    def close_supply(self) -> None:
+        """Nobody makes shards any more. Ends take_wanted."""
+
     def totals(self, stream: int, shard: int) -> tuple[int, int, int]:
         """Tokens of a shard, those of them with loss, and the tokens of its longest sample."""
 
@@ -186,6 +198,8 @@ class Progress:
     def num_batches(self) -> int: ...
     @property
     def plan_s(self) -> float: ...
+    @property
+    def supply_s(self) -> float: ...
     @property
     def load_s(self) -> float: ...
     @property

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <thread>
 
 #include "base/error.h"
@@ -564,6 +565,143 @@ TEST(Engine, ProgressCountsWhatWasHandedOver) {
   EXPECT_EQ(progress.counts[0].units + progress.counts[1].units, 19U + (world.order->spec().drop_last ? 5U : 0U));
   EXPECT_EQ(progress.counts[0].tokens + progress.counts[1].tokens,
             (progress.counts[0].units + progress.counts[1].units) * world.seq_len);
+}
+
+// ---------------------------------------------------------------- shards that are made while the run goes on
+/// Makes the shards of a store that are wanted, in threads of its own, until it is destroyed.
+class Maker {
+ public:
+  using Make = std::function<void(ShardSupply&, ShardId)>;
+  Maker(std::shared_ptr<ShardStore> store, const Make& make) : store_(std::move(store)) {
+    for (int i = 0; i < 2; ++i)
+      threads_.emplace_back([this, make] {
+        while (const auto id = store_->supply().take()) {
+          make(store_->supply(), *id);
+          ++num_made;
+        }
+      });
+  }
+  Maker(const Maker&) = delete;
+  Maker& operator=(const Maker&) = delete;
+  ~Maker() {
+    store_->supply().close();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  std::atomic<int> num_made = 0;
+
+ private:
+  std::shared_ptr<ShardStore> store_;
+  std::vector<std::thread> threads_;
+};
+
+const std::vector<Form> kMadeForms = {{}, {.bytes_column = true}, {.compressed = true, .frame_bytes = 200}};
+
+void make_first_streams(World& world) {
+  for (uint32_t s : {0, 1}) world.files[s].is_made = true;
+  world.reopen(uint64_t{1} << 30);
+}
+
+MadeFile made_file(const World& world, ShardId id) {
+  const std::string path = world.path(id.stream, id.shard);
+  return {path, std::filesystem::file_size(path)};
+}
+
+TEST(Engine, BatchesAreTheSameWhereShardsAreMadeAndEachIsMadeOnce) {
+  Rng rng(key("made"));
+  for (int trial = 0; trial < 20; ++trial) {
+    World world(kMadeForms, rng);
+    const std::vector<Buffer> want = world.expected(12);
+    for (const uint32_t workers : {0U, 1U, 3U}) {
+      make_first_streams(world);
+      Maker maker(world.store, [&](ShardSupply& supply, ShardId id) {
+        std::this_thread::yield();
+        supply.set_ready(id, made_file(world, id));
+      });
+      ASSERT_EQ(world.take(*world.engine(workers), 7, 1 + rng.below(4)), std::vector(want.begin(), want.begin() + 7));
+      ASSERT_EQ(world.take(*world.engine(workers), 12, 3), want);
+      ASSERT_LE(maker.num_made, static_cast<int>(world.files[0].shards.size() + world.files[1].shards.size()));
+    }
+  }
+}
+
+TEST(Engine, AShardThatCanNotBeMadeIsAnErrorInItsPlaceAndIsTriedAgainByTheNextRun) {
+  Rng rng(key("not made"));
+  for (int trial = 0; trial < 20; ++trial) {
+    World world(kMadeForms, rng);
+    const std::vector<Buffer> want = world.expected(12);
+    make_first_streams(world);
+    std::atomic<bool> is_broken = true;
+    const Maker maker(world.store, [&](ShardSupply& supply, ShardId id) {
+      if (is_broken && id == ShardId{0, 0}) {
+        supply.set_failed(id, std::make_exception_ptr(SupplyError("broken")));
+      } else {
+        supply.set_ready(id, made_file(world, id));
+      }
+    });
+    size_t failing = 0;
+    try {
+      for (const std::unique_ptr<Planner> plans = world.planner();; ++failing) plans->next();
+    } catch (const SupplyError&) {
+    }
+    std::vector<Buffer> buffers(failing + 1, Buffer(world.format().size_bytes(), kUnwritten));
+    {
+      const Engine::Pointer engine = world.engine(2);
+      for (Buffer& buffer : buffers) engine->submit(buffer.data());
+      for (size_t b = 0; b < failing; ++b) {
+        ASSERT_TRUE(engine->wait(kLong));
+        engine->next();
+        if (b < want.size()) {
+          ASSERT_EQ(buffers[b], want[b]);
+        }
+      }
+      for (int again = 0; again < 2; ++again) {
+        ASSERT_TRUE(engine->wait(kLong));
+        EXPECT_THROW(engine->next(), SupplyError);
+      }
+    }
+    is_broken = false;
+    ASSERT_EQ(world.take(*world.engine(2), 12, 3), want);
+  }
+}
+
+TEST(Engine, ClosingEndsTheWaitForAShardAndTheTimeoutTellsWhichOne) {
+  Rng rng(key("waits for a shard"));
+  for (const uint32_t workers : {0U, 2U}) {
+    World world({{}}, rng);
+    world.files[0].is_made = true;
+    world.reopen(uint64_t{1} << 30);
+    Buffer buffer(world.format().size_bytes());
+    const Engine::Pointer engine = world.engine(workers);
+    engine->submit(buffer.data());
+    while (!world.store->supply().awaited()) EXPECT_FALSE(engine->wait(std::chrono::milliseconds(1)));
+    EXPECT_NE(engine->waiting_for().find("of stream \"s0\", which is being prepared"), std::string::npos);
+    engine->close();
+    EXPECT_THROW(engine->wait(kNow), ClosedError);
+  }
+}
+
+TEST(Engine, WhatLiesUnderTheBlockAtHandIsWantedBeforeAnythingIsWaitedFor) {
+  const TemporaryDirectory directory;
+  std::vector<StreamFiles> files = {write_stream(directory, "web", std::vector(5, ShardLengths{4, 4}), {})};
+  files[0].is_made = true;
+  const auto store = std::make_shared<ShardStore>(files, 0);
+  OrderSpec spec;
+  spec.streams = {{"web", {2, 2, 2, 2, 2}}};
+  spec.counts = {10};
+  spec.global_batch = 1;
+  LayoutSpec layout;
+  layout.kind = LayoutKind::kPad;
+  layout.seq_len = 4;
+  layout.overflow = {Overflow::kTruncate};
+  auto planner = std::make_unique<Planner>(store, std::make_shared<const Order>(spec), layout, RankSlice{}, 0);
+  BatchFormat format;
+  format.fields = {{Field::kInputIds}};
+  format.num_rows = 1;
+  format.seq_len = 4;
+  Buffer buffer(format.size_bytes());
+  const Engine::Pointer engine = Engine::create(std::move(planner), store, format, 1);
+  engine->submit(buffer.data());
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(store->supply().take());  // blocks where one is not wanted
 }
 
 }  // namespace
