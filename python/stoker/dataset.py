@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from stoker import _core
 from stoker.index import StreamIndex, index_path, read_index
+from stoker.materialize import Materializer, Tokenization
 from stoker.mixture import counts_per_epoch, rates
 from stoker.options import Options, check_index
 from stoker.stream import Stream
@@ -49,8 +50,16 @@ class TokenDataset:
         rates: What the order goes by: the counts, or for `pack` the weights in fixed point.
     """
 
-    def __init__(self, streams: Sequence[Stream], options: Options) -> None:
-        """Reads the index files; opens no shard.
+    def __init__(
+        self, streams: Sequence[Stream], options: Options, tokenization: Tokenization | None = None
+    ) -> None:
+        """Reads the index files; opens no shard, but for the length of raw samples where weights or the length of an
+        epoch need it.
+
+        Args:
+            streams: In any order.
+            options: Of the loader.
+            tokenization: What makes token shards of raw ones; None: all streams are of token shards.
 
         Raises:
             FileNotFoundError: A stream has no index.json.
@@ -74,7 +83,8 @@ class TokenDataset:
                     f"two streams are named {one.name!r} ({one.directory} and {other.directory}): give one of them "
                     "another `name`; it keys the stream's shuffle."
                 )
-        self.indexes = [read_index(s.directory, s.bytes_dtype, s.labels_dtype) for s in self.streams]
+        self.indexes = [_read_index(stream, tokenization) for stream in self.streams]
+        self._materializer = _materializer(self.streams, self.indexes, tokenization)
         _check_tokenizers(self.names, self.indexes, options)
         self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]

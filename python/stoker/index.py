@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -100,6 +101,7 @@ class StreamIndex:
         loss_tokens: uint64, those of them with a label that is not -100; None where the index files do not tell.
         frame_bytes: Raw bytes a zstd frame; None where a shard may be one frame.
         tokenizer: What the shards were made with, where the index tells.
+        is_made: Whether the shards are raw, and token shards are made of them: `schemas` are those of the token shards.
     """
 
     directory: str
@@ -115,6 +117,7 @@ class StreamIndex:
     loss_tokens: npt.NDArray[np.uint64] | None
     frame_bytes: int | None
     tokenizer: TokenizerIdentity | None
+    is_made: bool = False
 
 
 def index_path(directory: str) -> str:
@@ -123,7 +126,12 @@ def index_path(directory: str) -> str:
 
 
 def read_index(
-    directory: str, bytes_dtype: str, labels_dtype: str | None = None, *, with_totals: bool = True
+    directory: str,
+    bytes_dtype: str,
+    labels_dtype: str | None = None,
+    *,
+    with_totals: bool = True,
+    made_columns: Callable[[Sequence[str]], Mapping[str, str] | None] = lambda names: None,
 ) -> StreamIndex:
     """Reads and checks the index of an MDS directory. Opens no shard.
 
@@ -132,6 +140,8 @@ def read_index(
         bytes_dtype: Integer type of token columns whose encoding is `bytes`.
         labels_dtype: The same of labels. Default: as bytes_dtype.
         with_totals: False: whatever is known about tokens is left alone.
+        made_columns: Of the columns of a shard, those of the token shard that is made of it, with their encodings;
+            None where it is one.
 
     Raises:
         FileNotFoundError: There is no index.json.
@@ -153,8 +163,19 @@ def read_index(
     schemas: list[Schema] = []
     numbers: dict[object, int] = {}
     schema_indexes = []
+    raw_names = index.shards[0].column_names if index.shards else []
+    made = made_columns(raw_names)
     for number, entry in enumerate(index.shards):
-        _check_entry(entry, f"shard {number} of {path}", directory)
+        what = f"shard {number} of {path}"
+        if made is not None:
+            if entry.column_names != raw_names:
+                raise ValueError(
+                    f"{what} has the columns {', '.join(entry.column_names)}, the first one {', '.join(raw_names)}: make "
+                    "two streams of them."
+                )
+            names, encodings = list(made), list(made.values())
+            entry.column_names, entry.column_encodings, entry.column_sizes = names, encodings, [None] * len(names)
+        _check_entry(entry, what, directory, is_made=made is not None)
         key = (*entry.column_names, *entry.column_encodings, *entry.column_sizes)
         if key not in numbers:
             numbers[key] = len(schemas)
@@ -163,7 +184,7 @@ def read_index(
             schemas.append(parse_schema(columns, path, **types))
         schema_indexes.append(numbers[key])
     tokens, loss_tokens = None, None
-    if with_totals:
+    if with_totals and made is None:
         tokens, loss_tokens = _totals(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype)
     return StreamIndex(
         directory=directory,
@@ -179,6 +200,7 @@ def read_index(
         loss_tokens=loss_tokens,
         frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
         tokenizer=index.stoker.tokenizer if index.stoker else None,
+        is_made=made is not None,
     )
 
 
@@ -189,7 +211,7 @@ def _decode(content: bytes, type: type[_T], path: str) -> _T:
         raise ValueError(f"{path} is not what it should be: {error}. Restore it or write the data set again.") from None
 
 
-def _check_entry(entry: _Entry, what: str, directory: str) -> None:
+def _check_entry(entry: _Entry, what: str, directory: str, *, is_made: bool) -> None:
     """Checks what the core relies on; `what` begins the error sentences."""
     if entry.format != "mds" or entry.version != 2:
         raise ValueError(
@@ -210,7 +232,7 @@ def _check_entry(entry: _Entry, what: str, directory: str) -> None:
     codec = (entry.compression or "").partition(":")[0]
     if bool(codec) != (entry.zip_data is not None):
         raise ValueError(f"{what} has compression {entry.compression!r} but zip_data {entry.zip_data}.")
-    if codec not in ("", "zstd") and not os.path.exists(os.path.join(directory, entry.raw_data.basename)):
+    if codec not in ("", "zstd") and not is_made and not os.path.exists(os.path.join(directory, entry.raw_data.basename)):
         raise ValueError(
             f"{what} is compressed with {codec!r}, which stoker does not read in place: decompress "
             f"{entry.zip_data and entry.zip_data.basename} to {entry.raw_data.basename} beside it."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +39,9 @@ class Stream:
         labels_dtype: The same of a column `labels`. Default: as bytes_dtype.
         follow_links: Shards may be symbolic links that lead out of the directory, as in the cache of the Hugging Face
             hub. Without it such a shard is an error: an index should not make a job read files elsewhere.
+        prepare: Of a stream of raw text, prompts and responses, messages or turns, in a loader with a `tokenizer`: how
+            samples become tokens. Arguments of `stoker.prepare` by name: add_special_tokens, bos_text, columns,
+            eos_text, max_seq_len, on_error, preset, target_prompts, target_responses.
 
     Raises:
         ValueError: More than one weight is given, one is not a number of at least 0, another value is not one of those
@@ -55,6 +60,7 @@ class Stream:
     bytes_dtype: str = "int64"
     labels_dtype: str | None = None
     follow_links: bool = False
+    prepare: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         local = os.path.abspath(os.fspath(self.local))
