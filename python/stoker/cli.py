@@ -11,6 +11,7 @@ from typing import Any
 from stoker.inspection import inspect
 from stoker.merging import merge
 from stoker.preparation import Counts, Part, find_parts, prepare
+from stoker.preparation.mixing import name_sources
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.totals import count_tokens
 
@@ -72,7 +73,24 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--foundry-compatible", action="store_true", help="int32 columns, as LLM Foundry writes them")
     parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL or none")
     parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="default: %(default)s")
+    parser.add_argument(
+        "--mix",
+        type=_shares,
+        metavar="A=X,...",
+        help="mix the sources by these shares of tokens; SOURCE may be NAME=PATH",
+    )
+    parser.add_argument(
+        "--mix-tokens", metavar="N", help="of the mixture, such as 10b (default: as many as there can be)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of its order (default: %(default)s)")
+    parser.add_argument("--engine", default="local", choices=("local", "ray"), help="default: %(default)s")
     parser.add_argument("--processes", type=int, metavar="N", help="default: the CPUs that there are")
+    parser.add_argument(
+        "--share",
+        type=_share,
+        metavar="I/K",
+        help="write every K-th part only, from the I-th on (from 0); see the docs",
+    )
     parser.add_argument("--overwrite", action="store_true", help="remove the data set that DIR holds")
     parser.set_defaults(run=_prepare)
 
@@ -87,8 +105,25 @@ def _columns(text: str) -> dict[str, str]:
     return columns
 
 
+def _shares(text: str) -> dict[str, float]:
+    try:
+        return {name: float(share) for name, share in _columns(text).items()}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER,...") from None
+
+
+def _share(text: str) -> tuple[int, int]:
+    index, separator, num_shares = text.partition("/")
+    if not (separator and index.isdecimal() and num_shares.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/K")
+    return int(index), int(num_shares)
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
-    with _progress(sum(piece.size_bytes for part in find_parts(arguments.sources) for piece in part)) as progress:
+    paths = arguments.sources
+    if arguments.mix:
+        paths = [path for of_source in name_sources(paths, arguments.mix).values() for path in of_source]
+    with _progress(sum(piece.size_bytes for part in find_parts(paths) for piece in part)) as progress:
         counts = prepare(
             arguments.sources,
             arguments.out,
@@ -105,7 +140,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
             foundry_compatible=arguments.foundry_compatible,
             compression=None if arguments.compression == "none" else arguments.compression,
             on_error=arguments.on_error,
+            mix=arguments.mix,
+            mix_tokens=arguments.mix_tokens,
+            seed=arguments.seed,
+            engine=arguments.engine,
             processes=arguments.processes,
+            share=arguments.share,
             overwrite=arguments.overwrite,
             progress=progress,
         )
@@ -113,6 +153,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
         f"{arguments.out}: {counts.samples:,} samples, {counts.tokens:,} tokens, {counts.loss_tokens:,} of them with "
         "loss"
     )
+    for name, (samples, tokens) in counts.mixed.items():
+        print(
+            f"  {tokens / sum(n for _, n in counts.mixed.values()):6.1%} {name}: {samples:,} samples, {tokens:,} tokens"
+        )
     for reason, number in sorted(counts.bad.items()):
         print(f"left out: {number:,} rows, {reason}")
     for shown in counts.shown:

@@ -31,7 +31,7 @@ class Rules:
 
     Attributes:
         tokenizer: As `TextTokenizer` takes it.
-        kind: "text" or "finetuning".
+        kind: "text" or "finetuning", of the shards.
         columns: Names of a row's columns by what they are: {"prompt": "instruction", "response": "output"}.
         add_special_tokens: Of text: what the tokenizer puts around a document.
         bos_text, eos_text: Of text: before and behind each document; None: nothing, or for the end the tokenizer's
@@ -42,6 +42,9 @@ class Rules:
         foundry_compatible: int32 for all, as LLM Foundry's scripts write.
         compression: Of the shards: None or "zstd[:level]".
         skip_errors: Whether bad rows are left out; else the first one ends the preparation.
+        mix: Sources and their shares of the tokens, by which they are mixed at the end; empty: they are not.
+        mix_tokens: Tokens of the mixture; None: as many as the sources have.
+        seed: Of its order.
     """
 
     tokenizer: str
@@ -56,6 +59,14 @@ class Rules:
     foundry_compatible: bool = False
     compression: str | None = "zstd"
     skip_errors: bool = False
+    mix: tuple[tuple[str, float], ...] = ()
+    mix_tokens: int | None = None
+    seed: int = 0
+
+    @property
+    def is_read_again(self) -> bool:
+        """Whether parts are not yet what comes out."""
+        return bool(self.concat or self.mix)
 
     def columns_of(self, vocab_size: int) -> dict[str, str]:
         """Columns of the shards and their encodings."""
@@ -77,6 +88,7 @@ class Counts:
         bad: Rows left out, by reason (the name of the error).
         shown: The first errors, with file and line.
         text_bytes: Of the text that was tokenized, in UTF-8.
+        mixed: Of a mixture: samples and tokens of each source, by its name.
     """
 
     samples: int = 0
@@ -85,6 +97,7 @@ class Counts:
     bad: dict[str, int] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
     text_bytes: int = 0
+    mixed: dict[str, list[int]] = field(default_factory=dict)
 
     def add(self, other: Counts) -> None:
         self.samples += other.samples
@@ -102,15 +115,42 @@ class Counts:
 
 
 # ---------------------------------------------------------------- one part
+def kind_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+    """ "finetuning" or "text", by a row's columns; None where they are those of neither.
+
+    Args:
+        values: The row.
+        columns: As in `Rules`. Where those of examples are named, the text's must be, too.
+    """
+    named = example_columns(columns)
+    of_text = [columns["text"]] if "text" in columns else [] if named else TEXT_KEYS
+    of_examples = [tuple(named.values())] if named else EXAMPLE_KEYS
+    found = {
+        "finetuning": any(all(key in values for key in keys) for keys in of_examples),
+        "text": any(key in values for key in of_text),
+    }
+    order = ("text", "finetuning") if "text" in columns and not named else ("finetuning", "text")
+    return next((kind for kind in order if found[kind]), None)
+
+
+def example_columns(columns: Mapping[str, str]) -> dict[str, str]:
+    """Those of prompts, responses and the like."""
+    return {key: column for key, column in columns.items() if key != "text"}
+
+
 def end_of(rules: Rules, tokenizer: TextTokenizer) -> list[int]:
-    """What stands behind each document or conversation."""
-    if rules.kind == "text" and rules.eos_text is not None:
+    """What stands behind each document."""
+    if rules.eos_text is not None:
         return tokenizer.encode([rules.eos_text])[0]
     return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
 
 
 class PartWriter:
-    """Makes samples of rows and writes them. One a process: it has the tokenizer."""
+    """Makes samples of rows and writes them. One a process: it has the tokenizer.
+
+    Attributes:
+        tokenizer_sha256: The tokenizer's.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
@@ -122,6 +162,7 @@ class PartWriter:
         self._out_columns = rules.columns_of(tokenizer.vocab_size)
         self._ids_dtype, *labels_dtype = (np.dtype(e.partition(":")[2]) for e in self._out_columns.values())
         self._labels_dtype = labels_dtype[0] if labels_dtype else None
+        self.tokenizer_sha256 = tokenizer.sha256
 
     def write(self, part: Part, directory: Path) -> Counts:
         """Writes a part's shards and what became of its rows, its index last. What an earlier attempt left is removed.
@@ -135,11 +176,11 @@ class PartWriter:
         with MDSWriter(
             columns=self._out_columns,
             out=directory,
-            compression=None if rules.concat else rules.compression,  # a part is read again then
-            hashes=None if rules.concat else ["sha256"],
+            compression=None if rules.is_read_again else rules.compression,
+            hashes=None if rules.is_read_again else ["sha256"],
             exist_ok=True,
         ) as out:
-            for sample in self._texts(part, counts) if is_text else self._examples(part, counts):
+            for sample in self._samples(part, counts):
                 out.write(sample)
                 ids = sample["tokens" if is_text else "input_ids"]
                 counts.samples += 1
@@ -147,6 +188,15 @@ class PartWriter:
                 counts.loss_tokens += len(ids) if is_text else int(np.count_nonzero(sample["labels"] != -100))
             write_atomically(str(directory / COUNTS_FILE), json.dumps(asdict(counts)).encode())
         return counts
+
+    def _samples(self, part: Part, counts: Counts) -> Iterator[dict[str, np.ndarray]]:
+        """In order. Among finetuning data, rows of text are examples with loss on every token."""
+        for is_text, rows in itertools.groupby(self._rows(part, counts), self._is_text):
+            samples_of = self._texts if is_text else self._examples
+            yield from samples_of(rows, counts)
+
+    def _is_text(self, row: Row) -> bool:
+        return self._rules.kind == "text" or kind_of_row(row.values, self._columns) == "text"
 
     def _rows(self, part: Part, counts: Counts) -> Iterator[Row]:
         for row in itertools.chain.from_iterable(map(read_rows, part)):
@@ -164,11 +214,11 @@ class PartWriter:
         counts.leave_out(told)
 
     # ------------------------------------------------------------ text
-    def _texts(self, part: Part, counts: Counts) -> Iterator[dict[str, np.ndarray]]:
+    def _texts(self, rows: Iterable[Row], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
         """A sample a document, in order, tokenized some at a time."""
         documents: list[str] = []
         waiting = 0
-        for row in self._rows(part, counts):
+        for row in rows:
             try:
                 text = self._text_of(row.values)
             except BadExampleError as error:
@@ -207,7 +257,11 @@ class PartWriter:
         begin, end = np.array(before, self._ids_dtype), np.array(behind, self._ids_dtype)
         for text, of_document in zip(documents, parts, strict=True):
             counts.text_bytes += len(text.encode())
-            yield {"tokens": np.concatenate([begin, *(next(ids) for _ in of_document), end])}
+            tokens = np.concatenate([begin, *(next(ids) for _ in of_document), end])
+            if self._labels_dtype is None:
+                yield {"tokens": tokens}
+            else:
+                yield {"input_ids": tokens, "labels": tokens.astype(self._labels_dtype)}
 
     def _ids_of(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """The ids of each text, some at a time: a tokenizer takes a hundred bytes a token until they are an array."""
@@ -222,11 +276,11 @@ class PartWriter:
         yield from (np.array(ids, self._ids_dtype) for ids in self._tokenizer.encode(waiting))
 
     # ------------------------------------------------------------ finetuning
-    def _examples(self, part: Part, counts: Counts) -> Iterator[dict[str, np.ndarray]]:
+    def _examples(self, rows: Iterable[Row], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
         """A sample an example, in order, tokenized some at a time."""
         examples: list[tuple[Row, Untokenized]] = []
         waiting = 0
-        for row in self._rows(part, counts):
+        for row in rows:
             try:
                 example = read_example(self._example_of(row.values), self._tokenizer)
             except BadExampleError as error:
@@ -256,11 +310,11 @@ class PartWriter:
             yield {"input_ids": np.array(ids, self._ids_dtype), "labels": np.array(labels, self._labels_dtype)}
 
     def _example_of(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self._columns:
-            missing = [column for column in self._columns.values() if column not in values]
+        if columns := example_columns(self._columns):
+            missing = [column for column in columns.values() if column not in values]
             if missing:
                 raise BadExampleError(f"there is no column {missing[0]} among {', '.join(values)}.")
-            return {key: values[column] for key, column in self._columns.items()}
+            return {key: values[column] for key, column in columns.items()}
         for keys in EXAMPLE_KEYS:
             if all(key in values for key in keys):
                 return {key: values[key] for key in keys}

@@ -1,35 +1,38 @@
 """From raw data to token shards: parts are tokenized one by one, in any process, and put together in their order.
 
-`OUT/.parts` holds the plan (plan.json) and a directory of shards for each part that is done; at the end the shards
-move to OUT, and index.json is written. A part is done when its index.json is there, and the whole when OUT's is:
-whoever is killed in between goes on there. What comes out does not depend on who does which part.
+`OUT/.parts` holds the plan (plan.json) and a directory of shards for each part that is done, beside what attempts that
+were killed have left; at the end the shards move to OUT, and index.json is written. A part is done when its directory
+is there, and the whole when OUT's index is: whoever is killed in between goes on there. What comes out does not depend
+on who does which part.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from stoker.files import write_atomically
 from stoker.options import check_index
 from stoker.preparation.concatenation import concatenate, documents_of
+from stoker.preparation.engines import Engine, find_engine
 from stoker.preparation.examples import Targets
-from stoker.preparation.part_writer import COUNTS_FILE, EXAMPLE_KEYS, TEXT_KEYS, Counts, PartWriter, Rules, end_of
+from stoker.preparation.job import INDEX, Job
+from stoker.preparation.mixing import mix_sources, name_sources
+from stoker.preparation.part_writer import Counts, Rules, end_of, example_columns, kind_of_row
 from stoker.preparation.sources import Part, Row, find_parts, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
+from stoker.units import parse_count
 from stoker.writer import MDSWriter
 
 VERSION = 1  # of what comes out
-_PARTS, _PLAN, _INDEX = ".parts", "plan.json", "index.json"
+_PARTS, _PLAN = ".parts", "plan.json"
 
 Progress = Callable[[Part, Counts], None]
 
@@ -51,14 +54,19 @@ def prepare(
     foundry_compatible: bool = False,
     compression: str | None = "zstd",
     on_error: str = "raise",
+    mix: Mapping[str, float] | None = None,
+    mix_tokens: int | str | None = None,
+    seed: int = 0,
+    engine: str | Engine = "local",
     processes: int | None = None,
+    share: tuple[int, int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Counts:
     """Tokenizes raw data into a directory of token shards, which a loader reads as a stream.
 
-    The output depends on the sources and the arguments, but not on the number of processes. A run that was interrupted,
-    in any way, goes on where it stood; one that is finished is left alone.
+    The output depends on the sources and the arguments, but not on the engine or the number of processes. A run that
+    was interrupted, in any way, goes on where it stood; one that is finished is left alone.
 
     Args:
         sources: Files and folders: JSON (an object a line, or an array), CSV, Parquet, text (a document a file); JSON,
@@ -66,7 +74,8 @@ def prepare(
         out: A directory, empty or absent, or one of an earlier run with the same sources and arguments.
         tokenizer: A tokenizer.json, a folder with one, or a name on the Hugging Face hub.
         kind: "text": one sample a document, column `text` or `content`. "finetuning": `messages`, `turns`, or `prompt`
-            and `response` or `completion`; loss on what is answered. "auto": as the first row's columns say.
+            and `response` or `completion`; loss on what is answered; and rows of text, with loss on every token.
+            "auto": finetuning, where the first row of any source is that, else text.
         columns: Columns of the sources by what they are, such as {"prompt": "instruction", "response": "output"} or
             {"text": "body"}.
         add_special_tokens: Of text: the tokens that the tokenizer puts around a document.
@@ -81,12 +90,23 @@ def prepare(
         foundry_compatible: int32 in all columns, as LLM Foundry's scripts write.
         compression: Of the shards: "zstd", "zstd:LEVEL" or None.
         on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
-        processes: That tokenize. Default: as many as this process may use CPUs.
+        mix: Shares of the tokens by the names of the sources, such as {"web": 0.7, "code": 0.3}; their sum does not
+            matter. The sources become one shuffled data set, in the order of a loader, of as many tokens as all of them
+            can pay for: one is used whole, and no sample twice. A source is named NAME=PATH, several of one name are
+            one; or by the last part of its path, of a file without suffixes. With `concat`, rows are cut afterwards.
+        mix_tokens: Tokens of the mixture, such as "10b". Default: as many as there can be.
+        seed: Of the order of the mixture. 0 to 2^64 - 1.
+        engine: What tokenizes: "local", processes of this machine; "ray", those of a Ray cluster, which must all see
+            the sources, the tokenizer and `out` at the same paths; or a generator function of a `Job` and the numbers
+            of parts to write, which has Job.write_part(number) called for each, anywhere, and yields the number then.
+        processes: That tokenize. Default: as many as this process may use CPUs, or Ray has.
+        share: (i, k): write only every k-th part, from the i-th on, and leave the rest to others; when they all have
+            ended, a run without it makes the whole of what they wrote.
         overwrite: Remove the data set that `out` holds, or the beginning of one, and begin anew.
         progress: Called with each part that is done and what became of its rows.
 
     Returns:
-        What became of all rows.
+        What became of all rows, or of those of the share.
 
     Raises:
         FileNotFoundError: A source or the tokenizer is not there.
@@ -100,12 +120,15 @@ def prepare(
         raise ValueError(f"on_error is {on_error!r}: it must be 'raise' or 'skip'.")
     if kind not in ("auto", "text", "finetuning"):
         raise ValueError(f"kind is {kind!r}: it must be 'auto', 'text' or 'finetuning'.")
+    run = find_engine(engine, processes)
     paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
-    parts = find_parts(paths)
+    by_source = {"": paths} if mix is None else name_sources(paths, mix)
+    parts_of = {name: [_absolute(part) for part in find_parts(of_source)] for name, of_source in by_source.items()}
+    parts = [part for of_source in parts_of.values() for part in of_source]
     text_tokenizer = TextTokenizer(tokenizer)
     rules = Rules(
-        tokenizer=os.fspath(tokenizer),
-        kind=_kind_of(parts, columns or {}) if kind == "auto" else kind,
+        tokenizer=_absolute_path(os.fspath(tokenizer)),
+        kind=_kind_of(parts, itertools.chain(*by_source.values()), columns or {}) if kind == "auto" else kind,
         columns=tuple((columns or {}).items()),
         add_special_tokens=add_special_tokens,
         bos_text=bos_text,
@@ -116,35 +139,75 @@ def prepare(
         foundry_compatible=foundry_compatible,
         compression=compression,
         skip_errors=on_error == "skip",
+        mix=tuple(sorted(mix.items())) if mix else (),
+        mix_tokens=None if mix_tokens is None else parse_count(mix_tokens),
+        seed=check_index("seed", seed, 0, (1 << 64) - 1),
     )
+    if rules.mix_tokens is not None and not rules.mix:
+        raise ValueError(f"mix_tokens={mix_tokens!r} is for a mix: give the sources shares.")
     if rules.concat:
         _check_concat(rules, text_tokenizer)
-    plan = _make_plan(rules, parts, text_tokenizer)
-    directory = Path(out)
+    plan = _make_plan(rules, parts_of, text_tokenizer)
+    directory = Path(os.path.abspath(out))
+    numbers = _check_share(share, len(parts), overwrite=overwrite)
     if not _begin(directory, plan, overwrite=overwrite):
         return _counts_of_finished(directory)
-    done = _run(rules, parts, directory / _PARTS, processes or len(os.sched_getaffinity(0)), progress)
-    directories = [_directory(directory / _PARTS, number) for number in range(len(parts))]
-    if rules.concat:
-        directories = [_concatenate(rules, directories, done, text_tokenizer.vocab_size)]
-    _merge(directory, directories, done, plan)
-    return done
+    job = Job(rules, parts, directory / _PARTS, text_tokenizer.sha256)
+    done = _write_parts(job, run, numbers, progress)
+    return done if share else _finish(job, done, plan, {name: len(of_source) for name, of_source in parts_of.items()})
 
 
-def _kind_of(parts: Sequence[Part], columns: Mapping[str, str]) -> str:
-    if columns:
-        return "text" if "text" in columns else "finetuning"
-    first = next((r for part in parts for piece in part for r in read_rows(piece) if isinstance(r, Row)), None)
-    if first is None:
-        raise ValueError("the sources have no row.")
-    if any(all(key in first.values for key in keys) for keys in EXAMPLE_KEYS):
+def _absolute(part: Part) -> Part:
+    """Paths that mean the same to all processes."""
+    return tuple(replace(piece, path=_absolute_path(piece.path)) for piece in part)
+
+
+def _absolute_path(path: str) -> str:
+    return os.path.abspath(path) if os.path.exists(path) else path  # else it is a name
+
+
+def _check_share(share: tuple[int, int] | None, num_parts: int, *, overwrite: bool) -> range:
+    """The numbers of the parts to write.
+
+    Raises:
+        ValueError: There is no such share, or it would remove those of others.
+    """
+    if share is None:
+        return range(num_parts)
+    index, num_shares = share
+    check_index("the number of shares", num_shares, 1, 1 << 20)
+    check_index("the share", index, 0, num_shares - 1)
+    if overwrite:
+        raise ValueError("overwrite is not for a share: it would remove what others write.")
+    return range(index, num_parts, num_shares)
+
+
+def _kind_of(parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]], columns: Mapping[str, str]) -> str:
+    if example_columns(columns):
         return "finetuning"
-    if any(key in first.values for key in TEXT_KEYS):
-        return "text"
-    raise ValueError(
-        f"{first.where} has the columns {', '.join(first.values)}: say which of them is the text, or prompt and "
-        'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}.'
-    )
+    rows = list(_first_rows(parts, sources))
+    if not rows:
+        raise ValueError("the sources have no row.")
+    kinds = [kind_of_row(row.values, columns) for row in rows]
+    if None in kinds and not columns:
+        first = rows[kinds.index(None)]
+        raise ValueError(
+            f"{first.where} has the columns {', '.join(first.values)}: say which of them is the text, or prompt and "
+            'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}.'
+        )
+    return "finetuning" if "finetuning" in kinds else "text"
+
+
+def _first_rows(parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]]) -> Iterator[Row]:
+    """The first row of each source that has one."""
+    roots = {os.path.abspath(source) for source in sources}
+    seen = set()
+    for piece in itertools.chain.from_iterable(parts):
+        ways = (piece.path, *map(str, Path(piece.path).parents))
+        source = next((way for way in ways if way in roots), piece.path)
+        if source not in seen and (row := next((r for r in read_rows(piece) if isinstance(r, Row)), None)) is not None:
+            seen.add(source)
+            yield row
 
 
 def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
@@ -161,13 +224,15 @@ def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
 
 
 # ---------------------------------------------------------------- the plan
-def _make_plan(rules: Rules, parts: Sequence[Part], tokenizer: TextTokenizer) -> dict[str, Any]:
+def _make_plan(rules: Rules, parts_of: Mapping[str, Sequence[Part]], tokenizer: TextTokenizer) -> dict[str, Any]:
     """All that the output depends on, as JSON has it."""
-    end = end_of(rules, tokenizer)
+    end = end_of(rules, tokenizer) if rules.kind == "text" else [tokenizer.eos_token_id]
+    parts = [part for of_source in parts_of.values() for part in of_source]
     files = {piece.path: os.stat(piece.path) for part in parts for piece in part}
     plan = {
         "version": VERSION,
         "rules": {**asdict(rules), "tokenizer": tokenizer.sha256},
+        "sources": {name: len(of_source) for name, of_source in parts_of.items()},
         "parts": [[[Path(p.path).name, p.begin, p.end] for p in part] for part in parts],
         "files": [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],
         "chat_template": tokenizer.chat_template.text if rules.kind == "finetuning" else None,
@@ -183,7 +248,7 @@ def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
     Raises:
         FileExistsError: The directory holds something else.
     """
-    index, parts = directory / _INDEX, directory / _PARTS
+    index, parts = directory / INDEX, directory / _PARTS
     if overwrite and (index.is_file() or parts.is_dir()):  # never what is no data set
         shutil.rmtree(directory)
     if index.is_file():
@@ -209,106 +274,95 @@ def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
 
 
 # ---------------------------------------------------------------- the parts
-_writer: PartWriter  # of a process that tokenizes
-
-
-def _start_process(rules: Rules) -> None:
-    global _writer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are what runs in parallel
-    _writer = PartWriter(rules)
-
-
-def _write_part(part: Part, directory: Path) -> Counts:
-    return _writer.write(part, directory)
-
-
-def _run(rules: Rules, parts: Sequence[Part], directory: Path, processes: int, progress: Progress | None) -> Counts:
-    """Writes the parts that are not there yet. Returns the counts of all, in their order."""
-    counts: list[Counts | None] = [_read_counts(_directory(directory, number)) for number in range(len(parts))]
-    waiting = [number for number, known in enumerate(counts) if known is None]
-    for number, known in enumerate(counts):
-        if known is not None and progress is not None:
-            progress(parts[number], known)
-    if processes == 1 or len(waiting) <= 1:
-        writer = PartWriter(rules)
-        results: Generator[tuple[int, Counts], None, None] = (
-            (number, writer.write(parts[number], _directory(directory, number))) for number in waiting
-        )
-    else:
-        results = _in_processes(rules, parts, directory, waiting, processes)
-    with contextlib.closing(results):
-        for number, written in results:
-            counts[number] = written
-            if progress is not None:
-                progress(parts[number], written)
+def _write_parts(job: Job, engine: Engine, numbers: Sequence[int], progress: Progress | None) -> Counts:
+    """Writes those of some parts that are not there yet. Returns the counts of all of them, in their order."""
+    missing = []
+    for number in numbers:
+        if (known := job.find_counts(number)) is None:
+            missing.append(number)
+        elif progress is not None:
+            progress(job.parts[number], known)
+    if missing:
+        with contextlib.closing(engine(job, missing)) as written:
+            for number in written:
+                if progress is not None:
+                    progress(job.parts[number], job.counts_of(number))
     total = Counts()
-    for written_or_known in counts:
-        assert written_or_known is not None
-        total.add(written_or_known)
+    for number in numbers:
+        total.add(job.counts_of(number))
     return total
 
 
-def _in_processes(
-    rules: Rules, parts: Sequence[Part], directory: Path, waiting: Sequence[int], processes: int
-) -> Generator[tuple[int, Counts], None, None]:
-    context = multiprocessing.get_context("spawn")  # threads of the tokenizer do not survive a fork
-    numbers = iter(waiting)
-    with ProcessPoolExecutor(min(processes, len(waiting)), context, _start_process, (rules,)) as pool:
-        running: dict[Future[Counts], int] = {}
-        try:
-            while True:
-                while len(running) < 2 * processes and (number := next(numbers, None)) is not None:
-                    running[pool.submit(_write_part, parts[number], _directory(directory, number))] = number
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool:
-            raise OSError(
-                "a process that tokenizes has died, maybe for want of memory: run this again, with fewer processes. It "
-                "goes on where it stands."
-            ) from None
-        finally:
-            for future in running:
-                future.cancel()
-
-
-def _directory(parts: Path, number: int) -> Path:
-    return parts / f"{number:06}"
-
-
-def _read_counts(part: Path) -> Counts | None:
-    """What became of a part's rows; None where it is not done."""
-    if not (part / _INDEX).is_file():
-        return None
-    return Counts(**json.loads((part / COUNTS_FILE).read_text()))
-
-
 # ---------------------------------------------------------------- the whole
-def _concatenate(rules: Rules, parts: Sequence[Path], counts: Counts, vocab_size: int) -> Path:
-    """Writes the rows of all parts into a directory beside them, unless it is there. Corrects the counts."""
+def _finish(job: Job, counts: Counts, plan: Mapping[str, Any], num_parts: Mapping[str, int]) -> Counts:
+    """Makes the whole of all parts. May be interrupted anywhere, and called again. Corrects the counts.
+
+    Args:
+        job: Its parts are done.
+        counts: Of all parts.
+        plan: For the index.
+        num_parts: Of each source.
+    """
+    rules, vocab_size = job.rules, plan["tokenizer"]["vocab_size"]
+    directories = [job.part_directory(number) for number in range(len(job.parts))]
+    if rules.mix:
+        directories = [_mix(job, plan, num_parts, counts)]
+    if rules.concat:
+        directories = [_concatenate(rules, directories, job.directory / "rows", vocab_size, counts)]
+    out = job.directory.parent
+    _join(out, directories, plan["tokenizer"], prepared={"plan": plan, "counts": asdict(counts)})
+    shutil.rmtree(job.directory, ignore_errors=True)  # somebody may still write there what is not needed any more
+    return counts
+
+
+def _mix(job: Job, plan: Mapping[str, Any], num_parts: Mapping[str, int], counts: Counts) -> Path:
+    """Joins the parts of each source, and writes the mixture into a directory beside them. Corrects the counts."""
+    numbers = iter(range(len(job.parts)))
+    sources: dict[str, Path] = {}
+    tokens: dict[str, int] = {}
+    for name, num_of_source in num_parts.items():
+        of_source = list(itertools.islice(numbers, num_of_source))
+        sources[name] = job.directory / f"source.{len(sources)}"
+        sources[name].mkdir(exist_ok=True)
+        tokens[name] = sum(job.counts_of(number).tokens for number in of_source)
+        _join(sources[name], [job.part_directory(number) for number in of_source], plan["tokenizer"])
+    directory = job.directory / "mixed"
+    mixed = mix_sources(directory, sources, tokens, job.rules, plan["tokenizer"]["vocab_size"])
+    counts.samples, counts.tokens, counts.loss_tokens = mixed.samples, mixed.tokens, mixed.loss_tokens
+    counts.mixed = mixed.mixed
+    return directory
+
+
+def _concatenate(rules: Rules, documents: Sequence[Path], directory: Path, vocab_size: int, counts: Counts) -> Path:
+    """Writes the rows of all documents into a directory, unless they are there. Corrects the counts."""
     assert rules.concat is not None
-    directory = parts[0].parent / "rows"
-    if not (directory / _INDEX).is_file():
+    if not (directory / INDEX).is_file():
         columns = rules.columns_of(vocab_size)
         with MDSWriter(
             columns=columns, out=directory, compression=rules.compression, hashes=["sha256"], exist_ok=True
         ) as out:
-            for row in concatenate(documents_of(parts), rules.concat, wrap=rules.wrap):
+            for row in concatenate(documents_of(documents), rules.concat, wrap=rules.wrap):
                 out.write({"tokens": row})
-    counts.samples = sum(entry["samples"] for entry in json.loads((directory / _INDEX).read_text())["shards"])
+    counts.samples = sum(entry["samples"] for entry in json.loads((directory / INDEX).read_text())["shards"])
     counts.tokens = counts.loss_tokens = counts.samples * rules.concat
     return directory
 
 
-def _merge(directory: Path, parts: Sequence[Path], counts: Counts, plan: Mapping[str, Any]) -> None:
-    """Moves the shards of all parts to `directory` under consecutive names, then writes its index. May be interrupted
-    anywhere, and called again."""
+def _join(directory: Path, parts: Sequence[Path], tokenizer: Mapping[str, Any], **more: Any) -> None:
+    """Moves the shards of some directories to one, under consecutive names, then writes its index. May be interrupted
+    anywhere, and called again.
+
+    Args:
+        directory: Where they go.
+        parts: Where they are, in order.
+        tokenizer: For the index.
+        **more: The same.
+    """
     entries: list[dict[str, Any]] = []
     totals: dict[str, list[int]] = {"tokens": [], "loss_tokens": [], "longest_sample": []}
     rest: dict[str, Any] = {}
     for part in parts:
-        index = json.loads((part / _INDEX).read_text())
+        index = json.loads((part / INDEX).read_text())
         for entry in index["shards"]:
             for data in (entry["raw_data"], entry["zip_data"]):
                 if data is None:
@@ -321,15 +375,9 @@ def _merge(directory: Path, parts: Sequence[Path], counts: Counts, plan: Mapping
         rest = index["stoker"]
         for name, of_all in totals.items():
             of_all += rest[name]
-    index = {
-        "shards": entries,
-        "version": 2,
-        "stoker": {**rest, **totals, "tokenizer": plan["tokenizer"]},
-        "prepared": {"plan": plan, "counts": asdict(counts)},
-    }
-    write_atomically(str(directory / _INDEX), json.dumps(index, sort_keys=True).encode())
-    shutil.rmtree(directory / _PARTS)
+    index = {"shards": entries, "version": 2, "stoker": {**rest, **totals, "tokenizer": tokenizer}, **more}
+    write_atomically(str(directory / INDEX), json.dumps(index, sort_keys=True).encode())
 
 
 def _counts_of_finished(directory: Path) -> Counts:
-    return Counts(**json.loads((directory / _INDEX).read_text())["prepared"]["counts"])
+    return Counts(**json.loads((directory / INDEX).read_text())["prepared"]["counts"])

@@ -1,0 +1,141 @@
+"""What writes the parts of a job: processes of this machine, or Ray.
+
+An engine is a generator function of a job and the numbers of parts to write. It has `Job.write_part` called for each of
+them, anywhere and in any order, and yields a number when that part has been written.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import pickle
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from stoker.options import check_index
+from stoker.preparation.job import Job
+
+Engine = Callable[[Job, Sequence[int]], Generator[int, None, None]]
+
+
+def find_engine(engine: str | Engine, processes: int | None) -> Engine:
+    """The engine of a name; a function is one itself.
+
+    Args:
+        engine: "local", "ray" or a function.
+        processes: That write, of the engines that have a name. Default: "local": as many as this process may use CPUs;
+            "ray": as many as there are CPUs in the cluster.
+
+    Raises:
+        ValueError: There is no such engine, or `processes` is no number from 1 on.
+    """
+    if processes is not None:
+        check_index("processes", processes, 1, 1 << 20)
+    if callable(engine):
+        return engine
+    if engine not in _ENGINES:
+        raise ValueError(
+            f"engine is {engine!r}: it must be {' or '.join(map(repr, _ENGINES))}, or a function of a job and numbers."
+        )
+    return functools.partial(_ENGINES[engine], processes=processes)
+
+
+# ---------------------------------------------------------------- processes
+_job: Job  # of a process that writes parts
+
+
+def _run_locally(job: Job, numbers: Sequence[int], *, processes: int | None) -> Generator[int, None, None]:
+    processes = min(processes or len(os.sched_getaffinity(0)), len(numbers))
+    if processes > 1:
+        yield from _run_in_processes(job, numbers, processes)
+        return
+    for number in numbers:
+        job.write_part(number)
+        yield number
+
+
+def _run_in_processes(job: Job, numbers: Sequence[int], processes: int) -> Generator[int, None, None]:
+    context = multiprocessing.get_context("spawn")  # threads of the tokenizer do not survive a fork
+    waiting = iter(numbers)
+    with ProcessPoolExecutor(processes, context, _start_process, (job,)) as pool:
+        running: dict[Future[None], int] = {}
+        try:
+            while True:
+                while len(running) < 2 * processes and (number := next(waiting, None)) is not None:
+                    running[pool.submit(_write_part, number)] = number
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    future.result()
+                    yield running.pop(future)
+        except BrokenProcessPool:
+            raise OSError(
+                "a process that tokenizes has died, maybe for want of memory: run this again, with fewer processes. It "
+                "goes on where it stands."
+            ) from None
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _start_process(job: Job) -> None:
+    global _job
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are what runs in parallel
+    _job = job
+
+
+def _write_part(number: int) -> None:
+    _job.write_part(number)
+
+
+# ---------------------------------------------------------------- Ray
+def _run_on_ray(job: Job, numbers: Sequence[int], *, processes: int | None) -> Generator[int, None, None]:
+    """Ray Data, an actor a process, a block a part. The cluster that there is, or else one of this machine alone, which
+    ends with the run."""
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('engine="ray" needs the package ray: pip install "stoker[ray]".') from None
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        ray.init()
+    try:
+        parts = ray.data.from_items([{"part": number} for number in numbers], override_num_blocks=len(numbers))
+        written = parts.map_batches(
+            _RayWriter,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=processes or len(numbers)),
+            fn_constructor_args=(job,),
+        )
+        written.context.enable_progress_bars = False  # there is one of ours
+        for row in written.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            yield int(row["part"])
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+class _RayWriter:
+    """An actor. Errors are results, so that nobody repeats what fails again, or wraps them."""
+
+    def __init__(self, job: Job) -> None:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._job = job
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        (number,) = batch["part"]
+        error = b""
+        try:
+            self._job.write_part(int(number))
+        except (OSError, ValueError, ModuleNotFoundError) as what:
+            error = pickle.dumps(what)
+        return {"part": [number], "error": [error]}
+
+
+_ENGINES = {"local": _run_locally, "ray": _run_on_ray}
