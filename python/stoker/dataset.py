@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stoker import _core
+from stoker.files import legible_name
 from stoker.index import StreamIndex, index_path, read_index
-from stoker.materialize import Materializer, Tokenization
+from stoker.materialize import Materializer, RawStream, Tokenization
 from stoker.mixture import counts_per_epoch, rates
 from stoker.options import Options, check_index
 from stoker.stream import Stream
@@ -50,9 +52,7 @@ class TokenDataset:
         rates: What the order goes by: the counts, or for `pack` the weights in fixed point.
     """
 
-    def __init__(
-        self, streams: Sequence[Stream], options: Options, tokenization: Tokenization | None = None
-    ) -> None:
+    def __init__(self, streams: Sequence[Stream], options: Options, tokenization: Tokenization | None = None) -> None:
         """Reads the index files; opens no shard, but for the length of raw samples where weights or the length of an
         epoch need it.
 
@@ -83,8 +83,14 @@ class TokenDataset:
                     f"two streams are named {one.name!r} ({one.directory} and {other.directory}): give one of them "
                     "another `name`; it keys the stream's shuffle."
                 )
-        self.indexes = [_read_index(stream, tokenization) for stream in self.streams]
-        self._materializer = _materializer(self.streams, self.indexes, tokenization)
+        read = _read_token_index if tokenization is None else tokenization.read_index
+        found = [read(stream) for stream in self.streams]
+        self.indexes = [index for index, _ in found]
+        self._raw = [raw for _, raw in found]
+        self.materializer: Materializer | None = None
+        if tokenization is not None and any(self._raw):
+            self.materializer = Materializer(self._raw, tokenization.processes)
+            weakref.finalize(self, self.materializer.close)
         _check_tokenizers(self.names, self.indexes, options)
         self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]
@@ -92,6 +98,20 @@ class TokenDataset:
         self.counts = self._count_units()
         self.rates = self.counts if options.finite else self._rates()
         self._opened = self._open(options.lanes)
+
+    def start(self, opened: Opened) -> None:
+        """Begins to make the shards that are made while the run goes on, if there are such streams.
+
+        Raises:
+            LoaderClosedError: It has begun in another process, of which this is a fork.
+        """
+        if self.materializer is not None:
+            self.materializer.serve(opened.store)
+
+    def close(self) -> None:
+        """Ends that. Idempotent."""
+        if self.materializer is not None:
+            self.materializer.close()
 
     def __len__(self) -> int:
         """Rows an epoch: its units, or for `pack` what its tokens fill without padding, a global batch at least."""
@@ -206,6 +226,7 @@ class TokenDataset:
         s = self.names.index(stream)
         shard = check_index(f"shard of stream {stream!r}", shard, 0, len(self.sizes[s]) - 1)
         sample = check_index(f"sample of shard {shard}", sample, 0, int(self.indexes[s].samples[shard]) - 1)
+        self.start(self._opened)
         return self._opened.store.read_sample(s, shard, sample)
 
     def _overflow(self, stream: Stream, kind: str) -> str:
@@ -224,9 +245,18 @@ class TokenDataset:
         return overflow
 
     def _sample_and_token_totals(self) -> tuple[list[int], list[int]]:
-        """Samples and tokens of each stream."""
-        tokens = [0 if index.tokens is None else int(index.tokens.sum()) for index in self.indexes]
-        return [int(index.samples.sum(dtype=np.uint64)) for index in self.indexes], tokens
+        """Samples and tokens of each stream; of one whose shards are made as many as its first samples let expect."""
+        samples = [int(index.samples.sum(dtype=np.uint64)) for index in self.indexes]
+        tokens = [
+            int(index.tokens.sum()) if index.tokens is not None else round(mean * number)
+            for index, mean, number in zip(self.indexes, self._means, samples, strict=True)
+        ]
+        return samples, tokens
+
+    @functools.cached_property
+    def _means(self) -> list[float]:
+        """Mean tokens of a sample, of streams whose shards are made; of the others 0."""
+        return [0.0 if raw is None else raw.mean_tokens() for raw in self._raw]
 
     def _rates(self) -> list[int]:
         """The weights as they were given, never rounded to counts first."""
@@ -299,7 +329,7 @@ class TokenDataset:
         """Decompressed bytes that this rank keeps of a stream: what lies under the blocks in use of each lane that it
         plans, rounded up to what is decoded together."""
         index, options = self.indexes[s], self._options
-        if not any(index.zip_basenames):
+        if index.is_made or not any(index.zip_basenames):
             return 0
         stream_bytes = int(index.raw_bytes.sum())
         units = max(1, int(self.sizes[s].sum()) // options.unit)
@@ -315,6 +345,10 @@ class TokenDataset:
         return min(stream_bytes, blocks * planned * block_bytes)
 
 
+def _read_token_index(stream: Stream) -> tuple[StreamIndex, RawStream | None]:
+    return read_index(stream.directory, stream.bytes_dtype, stream.labels_dtype), None
+
+
 def stream_files(
     name: str, index: StreamIndex, *, follow_links: bool = False, expand_directory: str = ""
 ) -> _core.StreamFiles:
@@ -325,6 +359,7 @@ def stream_files(
         directory=index.directory,
         follow_links=follow_links,
         expand_directory=expand_directory,
+        is_made=index.is_made,
         schemas=[schema.columns for schema in index.schemas],
         raw_basenames=index.raw_basenames,
         zip_basenames=index.zip_basenames,
@@ -337,9 +372,8 @@ def stream_files(
 
 
 def _expand_directory(cache_dir: str, name: str, index: StreamIndex) -> str:
-    """Where a stream's shards are expanded: told apart by the index, legible by the name, inside `cache_dir`."""
-    legible = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]
-    return os.path.join(cache_dir, f"{legible}-{index.sha256[:16]}")
+    """Where a stream's shards are expanded: told apart by the index, inside `cache_dir`."""
+    return os.path.join(cache_dir, f"{legible_name(name)}-{index.sha256[:16]}")
 
 
 def _check_tokenizers(names: Sequence[str], indexes: Sequence[StreamIndex], options: Options) -> None:
@@ -387,7 +421,12 @@ def _sizes(name: str, index: StreamIndex, options: Options) -> npt.NDArray[np.ui
     path = index_path(index.directory)
     if not index.samples.any():
         raise ValueError(f"stream {name!r} is empty: {path} lists no sample.")
-    needs_tokens = options.layout != "pad" or options.weights_in == "tokens"
+    if index.is_made and options.layout == "concat":
+        raise ValueError(
+            f"stream {name!r} is tokenized while the run goes on, and layout 'concat' must know the tokens of every "
+            "shard before: prepare it with `stoker prepare`, or choose layout 'pack'."
+        )
+    needs_tokens = not index.is_made and (options.layout != "pad" or options.weights_in == "tokens")
     if needs_tokens and index.tokens is None:
         raise ValueError(
             f"stream {name!r} does not tell how many tokens its shards hold, which layout {options.layout!r} "

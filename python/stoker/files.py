@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 
 
@@ -33,3 +34,8 @@ def write_atomically(path: str, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):  # an interrupt may come when it is renamed already
             os.unlink(temporary)
         raise
+
+
+def legible_name(name: str) -> str:
+    """What a file may be called for something of this name: a part of it, without special characters."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:64]

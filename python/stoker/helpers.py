@@ -85,7 +85,8 @@ class Helpers:
                     process = process or self._start()
                     succeeded, result = _ask(process, (function, arguments))
                 except Exception as error:  # noqa: BLE001  # it is the caller's
-                    process = self._end(process)
+                    self._end(process)
+                    process = None
                     succeeded, result = False, error
                 future.set_result(result) if succeeded else future.set_exception(result)
         self._end(process)

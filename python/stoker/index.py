@@ -170,8 +170,8 @@ def read_index(
         if made is not None:
             if entry.column_names != raw_names:
                 raise ValueError(
-                    f"{what} has the columns {', '.join(entry.column_names)}, the first one {', '.join(raw_names)}: make "
-                    "two streams of them."
+                    f"{what} has the columns {', '.join(entry.column_names)}, the first one {', '.join(raw_names)}: "
+                    "make two streams of them."
                 )
             names, encodings = list(made), list(made.values())
             entry.column_names, entry.column_encodings, entry.column_sizes = names, encodings, [None] * len(names)
@@ -232,7 +232,11 @@ def _check_entry(entry: _Entry, what: str, directory: str, *, is_made: bool) -> 
     codec = (entry.compression or "").partition(":")[0]
     if bool(codec) != (entry.zip_data is not None):
         raise ValueError(f"{what} has compression {entry.compression!r} but zip_data {entry.zip_data}.")
-    if codec not in ("", "zstd") and not is_made and not os.path.exists(os.path.join(directory, entry.raw_data.basename)):
+    if (
+        codec not in ("", "zstd")
+        and not is_made
+        and not os.path.exists(os.path.join(directory, entry.raw_data.basename))
+    ):
         raise ValueError(
             f"{what} is compressed with {codec!r}, which stoker does not read in place: decompress "
             f"{entry.zip_data and entry.zip_data.basename} to {entry.raw_data.basename} beside it."

@@ -20,6 +20,7 @@ from stoker.epochs import Epochs, Place
 from stoker.errors import LoaderClosedError
 from stoker.feed import DeviceFeed, Feed, HostFeed, make_form
 from stoker.handoff import Handoff
+from stoker.materialize import Tokenization
 from stoker.options import Options, check_index, default_cache_dir, name_fields, rows_of_a_rank
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
@@ -117,6 +118,8 @@ class DataLoader:
         timeout: float = 0,
         cache_memory: int | str = "2gb",
         cache_dir: str | os.PathLike[str] | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
+        tokenizer_processes: int = 2,
     ) -> None:
         """Reads the streams' index files; opens no shard.
 
@@ -194,9 +197,15 @@ class DataLoader:
             cache_memory: Decompressed shards are kept in memory within this size, such as "2gb". Where the working set
                 is larger, they are expanded once to files in `cache_dir`.
             cache_dir: Default: `$STOKER_CACHE`, else `stoker` in the user's cache home.
+            tokenizer: Streams may be of raw samples (`text`, `prompt` and `response`, `messages`, `turns`). Their
+                shards are tokenized one by one, ahead of need, into files in `cache_dir`, by the rules of
+                `stoker.prepare` (see `Stream.prepare`). A tokenizer.json, a folder with one, or a name on the Hugging
+                Face hub. Layout `concat` can't have such streams. Where weights or the length of an epoch go by tokens,
+                a stream's are reckoned from the first samples of its first shard.
+            tokenizer_processes: That tokenize. One keeps up with most trainers; more give the first batch sooner.
 
         Raises:
-            FileNotFoundError: A stream has no index.json.
+            FileNotFoundError: A stream has no index.json, or there is no such tokenizer.
             ValueError: An argument breaks its rule, an index breaks its format, or there is no such device.
             TypeError: `streams` holds something else than Stream.
         """
@@ -241,7 +250,11 @@ class DataLoader:
             cache_memory=parse_bytes(cache_memory),
             cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
         )
-        self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else list(streams), options)
+        tokenization = None
+        if tokenizer is not None:
+            processes = check_index("tokenizer_processes", tokenizer_processes, 1, 1024)
+            tokenization = Tokenization(tokenizer, processes=processes, cache_dir=options.cache_dir)
+        self.dataset = TokenDataset([streams] if isinstance(streams, Stream) else list(streams), options, tokenization)
         logger.info("rank %d of %d, from %s", ranks.rank, ranks.world_size, ranks.source)
         self._device = check_device(device)
         if static_buffers and self._device is None:
@@ -337,6 +350,7 @@ class DataLoader:
         options = self._options
         opened = self.dataset.opened(self._place.lanes)
         self._warn_of_lanes_without_hints()
+        self.dataset.start(opened)
         return _core.Engine(
             store=opened.store,
             order=opened.order,
@@ -446,6 +460,7 @@ class DataLoader:
         batch = check_index("batch", batch, 0, (1 << 40) // self._options.global_batch)
         first_row = batch * self._options.global_batch
         opened = self.dataset.opened(self._place.lanes)
+        self.dataset.start(opened)
         segments, ends = _core.plan_rows(opened.store, opened.order, self._layout, first_row)
         names = self.dataset.names
         flat = [Segment(names[s], *rest) for s, *rest in segments.tolist()]
@@ -540,6 +555,7 @@ class DataLoader:
         """Stops and joins the threads. Idempotent; the loader can't be used afterwards, batches received can."""
         self._is_closed = True
         self._stop_feed()
+        self.dataset.close()
 
     def __enter__(self) -> DataLoader:
         return self

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import hashlib
 import json
 import logging
 import os
@@ -18,20 +19,25 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stoker import _core
 from stoker.errors import LoaderClosedError
-from stoker.files import write_atomically
+from stoker.files import legible_name, write_atomically
 from stoker.helpers import Helpers
-from stoker.index import StreamIndex, TokenizerIdentity
+from stoker.index import StreamIndex, TokenizerIdentity, read_index
 from stoker.locks import lock_byte
+from stoker.schema import TOKEN_COLUMNS
 from stoker.stream import Stream
 
 if TYPE_CHECKING:  # what prepares data is not loaded where nothing is to be prepared
-    from stoker.preparation.part_writer import Rules
+    from stoker.preparation.part_writer import PartWriter
+    from stoker.preparation.rules import Rules
+    from stoker.preparation.sources import Part
 
 logger = logging.getLogger("stoker")
 
@@ -40,6 +46,9 @@ _OPTIONS = (
     *("add_special_tokens", "bos_text", "columns", "eos_text", "max_seq_len", "on_error", "preset"),
     *("target_prompts", "target_responses"),
 )
+
+
+_FIRST_SAMPLES = 1000  # by which the mean length is told
 
 
 class Tokenization:
@@ -61,7 +70,26 @@ class Tokenization:
         self._cache_dir = cache_dir
         self._name = os.path.abspath(tokenizer) if os.path.exists(tokenizer) else os.fspath(tokenizer)
         self._tokenizer = TextTokenizer(self._name)
-        self.identity = TokenizerIdentity(**self._tokenizer.identity)
+
+    def read_index(self, stream: Stream) -> tuple[StreamIndex, RawStream | None]:
+        """The index of a stream; of one that is raw as of the shards that are made of it, and how they are made.
+
+        Raises:
+            FileNotFoundError, ValueError: As `stoker.index.read_index`; and as `rules`.
+        """
+        found: list[Rules] = []
+
+        def made_columns(names: Sequence[str]) -> Mapping[str, str] | None:
+            rules = self.rules(stream, names)
+            if rules is None:
+                return None
+            found.append(rules)
+            return rules.columns_of(self._tokenizer.vocab_size)
+
+        index = read_index(stream.directory, stream.bytes_dtype, stream.labels_dtype, made_columns=made_columns)
+        if not found:
+            return index, None
+        return self._open(stream, index, found[0])
 
     def rules(self, stream: Stream, columns: Sequence[str]) -> Rules | None:
         """The rules for the samples of a stream with these columns; None where they are tokens.
@@ -69,7 +97,8 @@ class Tokenization:
         Raises:
             ValueError: `stream.prepare` has an unknown argument or a wrong one, or the columns are of no known kind.
         """
-        from stoker.preparation.pipeline import make_rules
+        from stoker.preparation.examples import Targets
+        from stoker.preparation.rules import Rules, kind_of_row
 
         if set(columns) & set(TOKEN_COLUMNS):
             return None
@@ -77,22 +106,39 @@ class Tokenization:
         unknown = sorted(set(options) - set(_OPTIONS))
         if unknown:
             raise ValueError(
-                f"stream {stream.name!r} has prepare={dict(options)!r}: known are {', '.join(_OPTIONS)}, not "
-                f"{', '.join(unknown)}."
+                f"prepare of stream {stream.name!r} has {', '.join(unknown)}: it may have {', '.join(_OPTIONS)}."
             )
-        return make_rules(self._name, self._tokenizer, columns=columns, kind=stream.kind, **options)
+        named = dict(options.pop("columns", {}))
+        targets = Targets(options.pop("target_prompts", "none"), options.pop("target_responses", "all"))
+        kind = kind_of_row(dict.fromkeys(columns), named)
+        if kind is None:
+            raise ValueError(
+                f"stream {stream.name!r} has the columns {', '.join(columns)}: say which of them is the text, or "
+                'prompt and response, by prepare={"columns": {"text": NAME}} or {"prompt": NAME, "response": NAME}.'
+            )
+        return Rules(
+            tokenizer=self._name,
+            kind=stream.kind or kind,
+            columns=tuple(named.items()),
+            targets=targets,
+            **options,
+        )
 
-    def open(self, stream: Stream, index: StreamIndex, rules: Rules) -> RawStream:
-        """A stream whose shards are to be made."""
-        of = (index.sha256, asdict(rules), self._tokenizer.sha256, self._tokenizer.chat_template.text, VERSION)
+    def _open(self, stream: Stream, index: StreamIndex, rules: Rules) -> tuple[StreamIndex, RawStream]:
+        from stoker.preparation.pipeline import VERSION
+        from stoker.preparation.rules import identity_of
+
+        tokenizer = self._tokenizer
+        of = (index.sha256, {**asdict(rules), "tokenizer": tokenizer.sha256}, tokenizer.chat_template.text, VERSION)
         digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()
-        return RawStream(
+        raw = RawStream(
             name=str(stream.name),
             directory=stream.directory,
             rules=rules,
             cache=os.path.join(self._cache_dir, f"{legible_name(str(stream.name))}-{digest[:16]}"),
             basenames=list(zip(index.raw_basenames, index.zip_basenames, strict=True)),
         )
+        return replace(index, tokenizer=TokenizerIdentity(**identity_of(rules, tokenizer))), raw
 
 
 @dataclass(frozen=True)
@@ -135,7 +181,7 @@ class RawStream:
         if not os.path.exists(path):
             os.makedirs(self.cache, exist_ok=True)
             with Helpers(1) as helpers:
-                first = helpers.submit(count_first_samples, self.rules, self.directory).result()
+                first = helpers.submit(_count_first, self).result()
             write_atomically(path, json.dumps(first).encode())
         with open(path, "rb") as file:
             samples, tokens = json.load(file)
@@ -145,6 +191,23 @@ class RawStream:
                 f"Prepare it with `stoker prepare`."
             )
         return float(tokens / samples)
+
+
+@functools.lru_cache(maxsize=8)
+def _part_writer(rules: Rules) -> PartWriter:
+    from stoker.preparation.part_writer import PartWriter
+
+    return PartWriter(rules)  # it takes a while: a tokenizer is read
+
+
+def _part(raw: RawStream, shard: int) -> Part:
+    from stoker.preparation.sources import find_shard
+
+    return (find_shard(raw.directory, shard),)
+
+
+def _count_first(raw: RawStream) -> tuple[int, int]:
+    return _part_writer(raw.rules).count_first(_part(raw, 0), _FIRST_SAMPLES)
 
 
 def make_shard(raw: RawStream, shard: int, path: str) -> None:
@@ -162,7 +225,7 @@ def make_shard(raw: RawStream, shard: int, path: str) -> None:
             for left in glob.glob(os.path.join(glob.escape(raw.cache), f"{shard:06}-*.tmp")):
                 shutil.rmtree(left)  # by a process that was killed
         with tempfile.TemporaryDirectory(prefix=f"{shard:06}-", suffix=".tmp", dir=raw.cache) as directory:
-            made, counts = write_shard(raw.rules, raw.directory, shard, directory)
+            made, counts = _part_writer(raw.rules).write_shard(_part(raw, shard), Path(directory))
             write_atomically(_counts_path(path), json.dumps(asdict(counts)).encode())
             os.replace(made, path)
 
@@ -246,9 +309,7 @@ class Materializer:
                 future.add_done_callback(finish)
                 future.add_done_callback(lambda _: free.release())
 
-    def _finish(
-        self, store: _core.ShardStore, stream: int, shard: int, path: str, future: Future[None] | None
-    ) -> None:
+    def _finish(self, store: _core.ShardStore, stream: int, shard: int, path: str, future: Future[None] | None) -> None:
         error = future.exception() if future is not None and not future.cancelled() else None
         if future is not None and future.cancelled():
             error = LoaderClosedError("the loader is closed.")
@@ -269,17 +330,17 @@ class Materializer:
             return
         self._counted.add((stream, shard))
         with open(_counts_path(path), "rb") as file:
-            counts = Counts(**json.load(file))
-        if not counts.bad:
+            counts = json.load(file)
+        if not counts["bad"]:
             return
-        self._left_out[stream].update(counts.bad)
+        self._left_out[stream].update(counts["bad"])
         raw = self._streams[stream]
         assert raw is not None
         logger.warning(
             "stream %r: %d samples of shard %d are empty (%s). %s",
             raw.name,
-            sum(counts.bad.values()),
+            sum(counts["bad"].values()),
             shard,
-            ", ".join(f"{reason}: {number}" for reason, number in sorted(counts.bad.items())),
-            " ".join(counts.shown[:1]),
+            ", ".join(f"{reason}: {number}" for reason, number in sorted(counts["bad"].items())),
+            " ".join(counts["shown"][:1]),
         )

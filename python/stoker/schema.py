@@ -58,7 +58,7 @@ def parse_schema(
     if tokens is None:
         raise ValueError(
             f"{where} has the columns {', '.join(names)}, but none of {', '.join(TOKEN_COLUMNS)}: stoker reads token "
-            "shards. Tokenize the data set first."
+            "shards. Give the loader a `tokenizer`, or tokenize the data set first with `stoker prepare`."
         )
     labels = "labels" if tokens == "input_ids" and "labels" in names else None
     for_core: list[_core.Column] = []

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stoker.preparation.part_writer import COUNTS_FILE, Counts, PartWriter, Rules
+from stoker.preparation.part_writer import COUNTS_FILE, Counts, PartWriter
+from stoker.preparation.rules import Rules
 from stoker.preparation.sources import Part
 
 INDEX = "index.json"

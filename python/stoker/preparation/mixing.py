@@ -15,7 +15,8 @@ import numpy as np
 from stoker.files import write_atomically
 from stoker.loader import DataLoader, Segment
 from stoker.preparation.job import read_counts
-from stoker.preparation.part_writer import COUNTS_FILE, Counts, Rules
+from stoker.preparation.part_writer import COUNTS_FILE, Counts
+from stoker.preparation.rules import Rules
 from stoker.stream import Stream
 from stoker.writer import MDSWriter
 

@@ -13,70 +13,15 @@ from typing import Any
 import numpy as np
 
 from stoker.files import write_atomically
-from stoker.preparation.examples import BadExampleError, Targets, Untokenized, read_example, stitch
-from stoker.preparation.sources import Part, Row, read_rows
+from stoker.preparation.examples import BadExampleError, NoLossError, Untokenized, read_example, stitch
+from stoker.preparation.rules import EXAMPLE_KEYS, TEXT_KEYS, Rules, end_of, example_columns, kind_of_row
+from stoker.preparation.sources import BadRowError, Part, Row, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.writer import MDSWriter
 
 COUNTS_FILE = "counts.json"
-TEXT_KEYS = ("text", "content")
-EXAMPLE_KEYS = (("messages",), ("turns",), ("prompt", "response"), ("prompt", "completion"))
 _BATCH_CHARS = 1 << 20  # that are tokenized at once
 _SHOWN = 5  # errors that are kept with their places
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How rows become samples.
-
-    Attributes:
-        tokenizer: As `TextTokenizer` takes it.
-        kind: "text" or "finetuning", of the shards.
-        columns: Names of a row's columns by what they are: {"prompt": "instruction", "response": "output"}.
-        add_special_tokens: Of text: what the tokenizer puts around a document.
-        bos_text, eos_text: Of text: before and behind each document; None: nothing, or for the end the tokenizer's
-            end-of-sequence token.
-        targets: Of finetuning: where there is loss.
-        concat: Of text: rows of so many tokens instead of documents, at the end; None: documents.
-        wrap: Whether a document goes on in the next of these rows.
-        foundry_compatible: int32 for all, as LLM Foundry's scripts write.
-        compression: Of the shards: None or "zstd[:level]".
-        skip_errors: Whether bad rows are left out; else the first one ends the preparation.
-        mix: Sources and their shares of the tokens, by which they are mixed at the end; empty: they are not.
-        mix_tokens: Tokens of the mixture; None: as many as the sources have.
-        seed: Of its order.
-    """
-
-    tokenizer: str
-    kind: str
-    columns: tuple[tuple[str, str], ...] = ()
-    add_special_tokens: bool = True
-    bos_text: str | None = None
-    eos_text: str | None = None
-    targets: Targets = field(default_factory=Targets)
-    concat: int | None = None
-    wrap: bool = True
-    foundry_compatible: bool = False
-    compression: str | None = "zstd"
-    skip_errors: bool = False
-    mix: tuple[tuple[str, float], ...] = ()
-    mix_tokens: int | None = None
-    seed: int = 0
-
-    @property
-    def is_read_again(self) -> bool:
-        """Whether parts are not yet what comes out."""
-        return bool(self.concat or self.mix)
-
-    def columns_of(self, vocab_size: int) -> dict[str, str]:
-        """Columns of the shards and their encodings."""
-        ids = "uint16" if vocab_size <= 1 << 16 else "uint32"
-        labels = "int16" if vocab_size <= 1 << 15 else "int32"
-        if self.foundry_compatible:
-            ids = labels = "int32"
-        if self.kind == "text":
-            return {"tokens": f"ndarray:{ids}"}
-        return {"input_ids": f"ndarray:{ids}", "labels": f"ndarray:{labels}"}
 
 
 @dataclass
@@ -115,34 +60,22 @@ class Counts:
 
 
 # ---------------------------------------------------------------- one part
-def kind_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-    """ "finetuning" or "text", by a row's columns; None where they are those of neither.
+Sample = dict[str, np.ndarray]  # a column of ids, and labels in finetuning data
 
-    Args:
-        values: The row.
-        columns: As in `Rules`. Where those of examples are named, the text's must be, too.
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A row that has kept its rules, and what of it is still to be tokenized.
+
+    Attributes:
+        row: The row.
+        texts: Parts of a document, or the texts of an example.
+        example: None where it is a document.
     """
-    named = example_columns(columns)
-    of_text = [columns["text"]] if "text" in columns else [] if named else TEXT_KEYS
-    of_examples = [tuple(named.values())] if named else EXAMPLE_KEYS
-    found = {
-        "finetuning": any(all(key in values for key in keys) for keys in of_examples),
-        "text": any(key in values for key in of_text),
-    }
-    order = ("text", "finetuning") if "text" in columns and not named else ("finetuning", "text")
-    return next((kind for kind in order if found[kind]), None)
 
-
-def example_columns(columns: Mapping[str, str]) -> dict[str, str]:
-    """Those of prompts, responses and the like."""
-    return {key: column for key, column in columns.items() if key != "text"}
-
-
-def end_of(rules: Rules, tokenizer: TextTokenizer) -> list[int]:
-    """What stands behind each document."""
-    if rules.eos_text is not None:
-        return tokenizer.encode([rules.eos_text])[0]
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    row: Row
+    texts: list[str]
+    example: Untokenized | None
 
 
 class PartWriter:
@@ -157,22 +90,22 @@ class PartWriter:
         self._columns = dict(rules.columns)
         self._tokenizer = TextTokenizer(rules.tokenizer)
         tokenizer = self._tokenizer
-        self._end = end_of(rules, tokenizer)
-        self._begin = tokenizer.encode([rules.bos_text])[0] if rules.bos_text else []
         self._out_columns = rules.columns_of(tokenizer.vocab_size)
-        self._ids_dtype, *labels_dtype = (np.dtype(e.partition(":")[2]) for e in self._out_columns.values())
-        self._labels_dtype = labels_dtype[0] if labels_dtype else None
+        self._dtypes = {name: np.dtype(e.partition(":")[2]) for name, e in self._out_columns.items()}
+        self._ids_name = next(iter(self._dtypes))
+        self._ids_dtype, self._labels_dtype = self._dtypes[self._ids_name], self._dtypes.get("labels")
+        before, behind = _around(rules, tokenizer)
+        self._before, self._behind = np.array(before, self._ids_dtype), np.array(behind, self._ids_dtype)
         self.tokenizer_sha256 = tokenizer.sha256
 
     def write(self, part: Part, directory: Path) -> Counts:
         """Writes a part's shards and what became of its rows, its index last. What an earlier attempt left is removed.
 
         Raises:
-            BadRowError, BadExampleError: A row is bad, and rules.skip_errors is not set; the message says where it is.
+            BadRowError, BadExampleError: A row is bad, and rules.on_error is "raise"; the message says where it is.
             OSError: A piece can't be read, or the directory not be written.
         """
         rules, counts = self._rules, Counts()
-        is_text = rules.kind == "text"
         with MDSWriter(
             columns=self._out_columns,
             out=directory,
@@ -181,59 +114,113 @@ class PartWriter:
             exist_ok=True,
         ) as out:
             for sample in self._samples(part, counts):
-                out.write(sample)
-                ids = sample["tokens" if is_text else "input_ids"]
-                counts.samples += 1
-                counts.tokens += len(ids)
-                counts.loss_tokens += len(ids) if is_text else int(np.count_nonzero(sample["labels"] != -100))
+                if sample is not None:
+                    out.write(sample)
             write_atomically(str(directory / COUNTS_FILE), json.dumps(asdict(counts)).encode())
         return counts
 
-    def _samples(self, part: Part, counts: Counts) -> Iterator[dict[str, np.ndarray]]:
-        """In order. Among finetuning data, rows of text are examples with loss on every token."""
-        for is_text, rows in itertools.groupby(self._rows(part, counts), self._is_text):
-            samples_of = self._texts if is_text else self._examples
-            yield from samples_of(rows, counts)
+    def write_shard(self, part: Part, directory: Path) -> tuple[Path, Counts]:
+        """Writes one shard with a sample for each row, empty where it is left out.
 
-    def _is_text(self, row: Row) -> bool:
-        return self._rules.kind == "text" or kind_of_row(row.values, self._columns) == "text"
+        Returns:
+            The shard's file, and what became of the rows.
 
-    def _rows(self, part: Part, counts: Counts) -> Iterator[Row]:
+        Raises:
+            BadRowError, BadExampleError, OSError: As `write`.
+        """
+        counts = Counts()
+        empty = {name: np.empty(0, dtype) for name, dtype in self._dtypes.items()}
+        with MDSWriter(columns=self._out_columns, out=directory, size_limit=None) as out:
+            for sample in self._samples(part, counts):
+                out.write(empty if sample is None else sample)
+        return directory / "shard.00000.mds", counts
+
+    def count_first(self, part: Part, most: int) -> tuple[int, int]:
+        """Samples and tokens of the first `most` rows of a part, fewer where they are long.
+
+        Raises:
+            BadRowError, BadExampleError, OSError: As `write`.
+        """
+        counts, num_rows = Counts(), 0
+        for _ in self._samples(part, counts):
+            num_rows += 1
+            if num_rows >= most or counts.text_bytes >= _BATCH_CHARS:
+                break
+        return num_rows, counts.tokens
+
+    def _samples(self, part: Part, counts: Counts) -> Iterator[Sample | None]:
+        """Of each row, in order; None where it is left out. They are tokenized some at a time."""
+        waiting: list[_Waiting | None] = []
+        num_chars = 0
         for row in itertools.chain.from_iterable(map(read_rows, part)):
-            if isinstance(row, Row):
-                yield row
-            elif self._rules.skip_errors:
-                counts.leave_out(row)
-            else:
-                raise row
+            try:
+                waiting.append(self._read(row, counts))
+            except (BadRowError, BadExampleError) as error:
+                self._leave_out(row, error, counts)
+                waiting.append(None)
+            num_chars += sum(map(len, waiting[-1].texts)) if waiting[-1] else 0
+            if num_chars >= _BATCH_CHARS:
+                yield from self._tokenize(waiting, counts)
+                waiting, num_chars = [], 0
+        yield from self._tokenize(waiting, counts)
 
-    def _leave_out(self, row: Row, error: BadExampleError, counts: Counts) -> None:
-        told = type(error)(f"{row.where}: {error}")
-        if not self._rules.skip_errors:
+    def _read(self, row: Row | BadRowError, counts: Counts) -> _Waiting | None:
+        if not isinstance(row, Row):
+            raise row
+        if self._rules.kind == "text" or kind_of_row(row.values, self._columns) == "text":
+            text = self._text_of(row.values)
+            if not text:
+                counts.bad["EmptyText"] = counts.bad.get("EmptyText", 0) + 1
+                return None
+            return _Waiting(row, list(cut_text(text)), None)
+        example = read_example(self._example_of(row.values), self._tokenizer)
+        return _Waiting(row, example.texts, example)
+
+    def _leave_out(self, row: Row | BadRowError, error: BadRowError | BadExampleError, counts: Counts) -> None:
+        """Raises the error, with the place of the row, unless it is to be counted."""
+        told = (
+            error
+            if isinstance(error, BadRowError) or not isinstance(row, Row)
+            else type(error)(f"{row.where}: {error}")
+        )
+        if not (self._rules.on_error == "skip" or isinstance(error, NoLossError)):
             raise told from None
         counts.leave_out(told)
 
-    # ------------------------------------------------------------ text
-    def _texts(self, rows: Iterable[Row], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
-        """A sample a document, in order, tokenized some at a time."""
-        documents: list[str] = []
-        waiting = 0
-        for row in rows:
+    def _tokenize(self, waiting: Sequence[_Waiting | None], counts: Counts) -> Iterator[Sample | None]:
+        ids = self._ids_of(text for one in waiting if one for text in one.texts)
+        for one in waiting:
+            if one is None:
+                yield None
+                continue
+            of_texts = itertools.islice(ids, len(one.texts))
             try:
-                text = self._text_of(row.values)
+                sample = self._document(of_texts) if one.example is None else self._example(one.example, list(of_texts))
             except BadExampleError as error:
-                self._leave_out(row, error, counts)
+                self._leave_out(one.row, error, counts)
+                yield None
                 continue
-            if not text:
-                counts.bad["EmptyText"] = counts.bad.get("EmptyText", 0) + 1
-                continue
-            documents.append(text)
-            waiting += len(text)
-            if waiting >= _BATCH_CHARS:
-                yield from self._tokenize(documents, counts)
-                documents, waiting = [], 0
-        yield from self._tokenize(documents, counts)
+            counts.samples += 1
+            counts.tokens += len(sample[self._ids_name])
+            counts.loss_tokens += (
+                int(np.count_nonzero(sample["labels"] != -100)) if "labels" in sample else len(sample[self._ids_name])
+            )
+            counts.text_bytes += sum(len(text.encode()) for text in one.texts)
+            yield sample
 
+    def _ids_of(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of each text, some at a time: a tokenizer takes a hundred bytes a token."""
+        waiting: list[str] = []
+        num_chars = 0
+        for text in texts:
+            waiting.append(text)
+            num_chars += len(text)
+            if num_chars >= _BATCH_CHARS:
+                yield from self._tokenizer.encode(waiting)
+                waiting, num_chars = [], 0
+        yield from self._tokenizer.encode(waiting)
+
+    # ------------------------------------------------------------ rows
     def _text_of(self, values: Mapping[str, Any]) -> str:
         keys = [self._columns["text"]] if "text" in self._columns else [key for key in TEXT_KEYS if key in values]
         if not keys or keys[0] not in values:
@@ -246,68 +233,21 @@ class PartWriter:
             raise BadExampleError(f"column {keys[0]} holds {type(text).__name__}, not text.")
         return text
 
-    def _tokenize(self, documents: list[str], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
-        parts = [list(cut_text(text)) for text in documents]
-        ids = self._ids_of(part for of_document in parts for part in of_document)
-        around = self._rules.add_special_tokens
-        before = [*self._begin, *(self._tokenizer.before if around else [])]
-        behind = self._tokenizer.behind if around else []
-        if self._rules.eos_text is not None or behind[-1:] != self._end:
-            behind = [*behind, *self._end]
-        begin, end = np.array(before, self._ids_dtype), np.array(behind, self._ids_dtype)
-        for text, of_document in zip(documents, parts, strict=True):
-            counts.text_bytes += len(text.encode())
-            tokens = np.concatenate([begin, *(next(ids) for _ in of_document), end])
-            if self._labels_dtype is None:
-                yield {"tokens": tokens}
-            else:
-                yield {"input_ids": tokens, "labels": tokens.astype(self._labels_dtype)}
+    def _document(self, ids_of_parts: Iterable[list[int]]) -> Sample:
+        parts = (np.array(ids, self._ids_dtype) for ids in ids_of_parts)
+        ids = np.concatenate([self._before, *parts, self._behind])
+        return (
+            {"tokens": ids}
+            if self._labels_dtype is None
+            else {"input_ids": ids, "labels": ids.astype(self._labels_dtype)}
+        )
 
-    def _ids_of(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """The ids of each text, some at a time: a tokenizer takes a hundred bytes a token until they are an array."""
-        waiting: list[str] = []
-        size = 0
-        for text in texts:
-            waiting.append(text)
-            size += len(text)
-            if size >= _BATCH_CHARS:
-                yield from (np.array(ids, self._ids_dtype) for ids in self._tokenizer.encode(waiting))
-                waiting, size = [], 0
-        yield from (np.array(ids, self._ids_dtype) for ids in self._tokenizer.encode(waiting))
-
-    # ------------------------------------------------------------ finetuning
-    def _examples(self, rows: Iterable[Row], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
-        """A sample an example, in order, tokenized some at a time."""
-        examples: list[tuple[Row, Untokenized]] = []
-        waiting = 0
-        for row in rows:
-            try:
-                example = read_example(self._example_of(row.values), self._tokenizer)
-            except BadExampleError as error:
-                self._leave_out(row, error, counts)
-                continue
-            examples.append((row, example))
-            waiting += sum(map(len, example.texts))
-            if waiting >= _BATCH_CHARS:
-                yield from self._stitch(examples, counts)
-                examples, waiting = [], 0
-        yield from self._stitch(examples, counts)
-
-    def _stitch(self, examples: Sequence[tuple[Row, Untokenized]], counts: Counts) -> Iterator[dict[str, np.ndarray]]:
+    def _example(self, example: Untokenized, ids_of_texts: Sequence[list[int]]) -> Sample:
         tokenizer = self._tokenizer
-        texts = [text for _, example in examples for text in example.texts]
-        counts.text_bytes += sum(len(text.encode()) for text in texts)
-        all_ids = iter(tokenizer.encode(texts))
-        for row, example in examples:
-            turns = example.turns_of([next(all_ids) for _ in example.texts], tokenizer)
-            try:
-                ids, labels = stitch(turns, self._rules.targets, tokenizer.eos_token_id)
-                if max(ids) >= tokenizer.vocab_size:
-                    raise BadExampleError(f"token id {max(ids)} is not in a vocabulary of {tokenizer.vocab_size}.")
-            except BadExampleError as error:
-                self._leave_out(row, error, counts)
-                continue
-            yield {"input_ids": np.array(ids, self._ids_dtype), "labels": np.array(labels, self._labels_dtype)}
+        ids, labels = stitch(example.turns_of(ids_of_texts, tokenizer), self._rules.targets, tokenizer.eos_token_id)
+        if max(ids) >= tokenizer.vocab_size:
+            raise BadExampleError(f"token id {max(ids)} is not in a vocabulary of {tokenizer.vocab_size}.")
+        return {"input_ids": np.array(ids, self._ids_dtype), "labels": np.array(labels, self._labels_dtype)}
 
     def _example_of(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         if columns := example_columns(self._columns):
@@ -319,6 +259,15 @@ class PartWriter:
             if all(key in values for key in keys):
                 return {key: values[key] for key in keys}
         return values  # which kind_of refuses, naming its keys
+
+
+def _around(rules: Rules, tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
+    """What stands before and behind each document."""
+    begin = tokenizer.encode([rules.bos_text])[0] if rules.bos_text else []
+    before, behind = (tokenizer.before, tokenizer.behind) if rules.add_special_tokens else ([], [])
+    end = end_of(rules, tokenizer)
+    is_there = rules.eos_text is None and behind[-1:] == end
+    return [*begin, *before], behind if is_there else [*behind, *end]
 
 
 def cut_text(text: str) -> Iterator[str]:

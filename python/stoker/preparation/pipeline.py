@@ -25,7 +25,8 @@ from stoker.preparation.engines import Engine, find_engine
 from stoker.preparation.examples import Targets
 from stoker.preparation.job import INDEX, Job
 from stoker.preparation.mixing import mix_sources, name_sources
-from stoker.preparation.part_writer import Counts, Rules, end_of, example_columns, kind_of_row
+from stoker.preparation.part_writer import Counts
+from stoker.preparation.rules import Rules, end_of, example_columns, identity_of, kind_of_row
 from stoker.preparation.sources import Part, Row, find_parts, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.units import parse_count
@@ -90,6 +91,7 @@ def prepare(
         foundry_compatible: int32 in all columns, as LLM Foundry's scripts write.
         compression: Of the shards: "zstd", "zstd:LEVEL" or None.
         on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
+            Empty texts, and examples with nothing that has loss, are left out and counted in any case.
         mix: Shares of the tokens by the names of the sources, such as {"web": 0.7, "code": 0.3}; their sum does not
             matter. The sources become one shuffled data set, in the order of a loader, of as many tokens as all of them
             can pay for: one is used whole, and no sample twice. A source is named NAME=PATH, several of one name are
@@ -116,8 +118,6 @@ def prepare(
         ModuleNotFoundError: A package is missing; the message says which.
         OSError: Something can't be read or written.
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error is {on_error!r}: it must be 'raise' or 'skip'.")
     if kind not in ("auto", "text", "finetuning"):
         raise ValueError(f"kind is {kind!r}: it must be 'auto', 'text' or 'finetuning'.")
     run = find_engine(engine, processes)
@@ -138,7 +138,7 @@ def prepare(
         wrap=wrap,
         foundry_compatible=foundry_compatible,
         compression=compression,
-        skip_errors=on_error == "skip",
+        on_error=on_error,
         mix=tuple(sorted(mix.items())) if mix else (),
         mix_tokens=None if mix_tokens is None else parse_count(mix_tokens),
         seed=check_index("seed", seed, 0, (1 << 64) - 1),
@@ -226,7 +226,6 @@ def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
 # ---------------------------------------------------------------- the plan
 def _make_plan(rules: Rules, parts_of: Mapping[str, Sequence[Part]], tokenizer: TextTokenizer) -> dict[str, Any]:
     """All that the output depends on, as JSON has it."""
-    end = end_of(rules, tokenizer) if rules.kind == "text" else [tokenizer.eos_token_id]
     parts = [part for of_source in parts_of.values() for part in of_source]
     files = {piece.path: os.stat(piece.path) for part in parts for piece in part}
     plan = {
@@ -236,7 +235,7 @@ def _make_plan(rules: Rules, parts_of: Mapping[str, Sequence[Part]], tokenizer: 
         "parts": [[[Path(p.path).name, p.begin, p.end] for p in part] for part in parts],
         "files": [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],
         "chat_template": tokenizer.chat_template.text if rules.kind == "finetuning" else None,
-        "tokenizer": {**tokenizer.identity, "eos_token_id": end[0] if len(end) == 1 else None},
+        "tokenizer": identity_of(rules, tokenizer),
     }
     plan_as_json: dict[str, Any] = json.loads(json.dumps(plan))
     return plan_as_json

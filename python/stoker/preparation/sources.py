@@ -121,6 +121,12 @@ def find_parts(sources: Sequence[str | os.PathLike[str]]) -> list[Part]:
     return [*parts, tuple(waiting)] if waiting else parts
 
 
+def find_shard(directory: str | os.PathLike[str], shard: int) -> Piece:
+    """The piece of one shard of a data set of MDS shards; `shard` counts those of its index.json from zero."""
+    path = Path(directory) / _INDEX
+    return Piece(str(path), "mds", shard, shard + 1, _mds_entries(path)[shard]["raw_data"]["bytes"])
+
+
 def _files_of(folder: Path) -> Iterator[Path]:
     """The files of a folder, and of those in it, by their names. A data set of MDS shards is its index.json."""
     if (folder / _INDEX).is_file():
