@@ -113,6 +113,17 @@ class TokenDataset:
         if self.materializer is not None:
             self.materializer.close()
 
+    def left_out(self) -> dict[str, dict[str, int]]:
+        """Of each stream whose shards are made, samples that are empty in those that this process has had, by
+        reason."""
+        if self.materializer is None:
+            return {}
+        return {
+            name: self.materializer.left_out(s)
+            for s, (name, raw) in enumerate(zip(self.names, self._raw, strict=True))
+            if raw is not None
+        }
+
     def __len__(self) -> int:
         """Rows an epoch: its units, or for `pack` what its tokens fill without padding, a global batch at least."""
         if self._options.finite:

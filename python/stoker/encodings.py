@@ -27,6 +27,9 @@ _DTYPE_CODES = {
     "int64": 65,
     "float64": 66,
 }
+# An empty array of one dimension, where the encoding names the type: ndim << 2, its size in a byte. MosaicML Streaming
+# reads it, but refuses to write it.
+EMPTY_ARRAY = b"\x04\x00"
 
 
 @dataclass(frozen=True)

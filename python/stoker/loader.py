@@ -491,13 +491,15 @@ class DataLoader:
             `batches`, `tokens`, `padding_tokens`, and `fill`, the share of tokens; `elapsed_s` from the first request
             to the last batch, `first_batch_s`, `tokens_per_s`; `wait_s` that the consumer spent waiting and
             `wait_share` of elapsed_s;
-            `plan_s`, `load_s` (decompressing) and `fill_s` of the threads together; and of each of `streams` its
+            `plan_s`, `supply_s` (planning waited for shards that are tokenized), `load_s` (decompressing) and `fill_s`
+            of the threads together; and of each of `streams` its
             `asked` and `achieved` share of what weights count, `units`, `tokens`, `loss_tokens`, and what became of
             other samples: `truncated_tokens`, `truncated_samples`, `dropped_tokens`, `dropped_samples`,
             `empty_samples`, and `no_loss_samples`: samples of finetuning streams, or pieces of them, that are in the
-            rows but have no label there.
+            rows but have no label there. Of streams that are tokenized while the run goes on, `left_out`: samples that
+            are empty in the shards that this rank has had, by reason.
         """
-        return self._meter.report(
+        report = self._meter.report(
             self.dataset.names,
             self.dataset.asked,
             weights_in="tokens" if self._options.weights_in == "tokens" else "units",
@@ -505,6 +507,9 @@ class DataLoader:
             running=None if self._feed is None else self._feed.engine.progress(),
             ahead=() if self._feed is None else self._feed.ahead(self._received),
         )
+        for name, left_out in self.dataset.left_out().items():
+            report["streams"][name]["left_out"] = left_out
+        return report
 
     @property
     def _batch_tokens(self) -> int:

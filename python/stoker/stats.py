@@ -14,7 +14,7 @@ _COUNTS = (
     *("units", "tokens", "loss_tokens", "truncated_tokens", "truncated_samples", "dropped_tokens", "dropped_samples"),
     *("empty_samples", "no_loss_samples"),
 )
-_SECONDS = ("plan_s", "load_s", "fill_s", "wait_s")
+_SECONDS = ("plan_s", "supply_s", "load_s", "fill_s", "wait_s")
 
 
 def _received(name: str, progress: _core.Progress, ahead: Sequence[_core.BatchInfo]) -> Any:

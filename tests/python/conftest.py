@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from texts import write_tokenizer
+
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS / "model"))  # the reference model's modules: order, layout
 
@@ -35,3 +37,12 @@ def _own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def golden() -> Path:
     """Recorded outputs of MosaicML Streaming."""
     return TESTS / "golden"
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small tokenizer (see texts.py)."""
+    pytest.importorskip("tokenizers")
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return folder

@@ -27,44 +27,7 @@ from stoker.preparation.examples import IGNORE_LABEL, Targets, stitch
 from stoker.preparation.part_writer import cut_text
 from stoker.preparation.sources import Row, find_parts, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
-
-tokenizers = pytest.importorskip("tokenizers")
-
-TEXTS = [
-    "The loader feeds training.\nIt mixes streams, packs rows and hands batches over.\n",
-    "def f(x):\n    return x + 1\n\n\nclass A:\n    pass\n",
-    "Größe, naïve, 東京, emoji 🙂 and \ttabs.",
-    "x",
-    "  leading and trailing spaces   ",
-]
-END, BEGIN = "<|endoftext|>", "<s>"
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a byte-level BPE, trained on the texts, and its settings."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=[END, BEGIN, "<pad>"], initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator(TEXTS * 3, trainer)
-    folder = tmp_path_factory.mktemp("tokenizer")
-    made.enable_truncation(8)  # which the preparation must not heed
-    made.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": END, "bos_token": {"content": BEGIN}, "pad_token": "<pad>"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return folder
-
-
-def ids_of(tokenizer: Path, text: str) -> list[int]:
-    made = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    made.no_truncation()
-    return list(made.encode(text, add_special_tokens=False).ids)
+from texts import BEGIN, END, TEXTS, ids_of
 
 
 def samples_of(directory: Path) -> list[dict[str, list[int]]]:
@@ -541,13 +504,12 @@ def test_an_example_that_breaks_a_rule_is_told_by_llm_foundrys_errors(
         examples.read_example(example, TextTokenizer(tokenizer))
 
 
-def test_examples_without_loss_or_with_an_empty_turn_are_bad(tokenizer: Path, tmp_path: Path) -> None:
+def test_examples_without_loss_or_with_an_empty_turn_are_left_out_and_counted(tokenizer: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "x", "response": "y"}, {"prompt": "", "response": "y"}, {"prompt": "x", "response": ""}]
     source = write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(examples.NoLossError, match=r"a.jsonl, line 2: turn 0 of the example has an empty prompt"):
-        stoker.prepare(source, tmp_path / "out", tokenizer, processes=1)
-    counts = stoker.prepare(source, tmp_path / "skip", tokenizer, processes=1, on_error="skip")
+    counts = stoker.prepare(source, tmp_path / "out", tokenizer, processes=1)
     assert counts.samples == 1 and counts.bad == {"NoLoss": 2}
+    assert counts.shown[0].endswith("a.jsonl, line 2: turn 0 of the example has an empty prompt.")
 
 
 def test_turns_of_ids_are_taken_as_they_are(tokenizer: Path, tmp_path: Path) -> None:
@@ -687,7 +649,9 @@ def test_another_chat_template_is_another_data_set(tokenizer: Path, tmp_path: Pa
 
 # ---------------------------------------------------------------- the command, and the loader
 def test_streams_of_different_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
-    made = tokenizers.Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    from tokenizers import Tokenizer
+
+    made = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     made.add_tokens(["another"])
     made.save(str(tmp_path / "other.json"))
     source = write_lines(tmp_path / "a.jsonl", [{"text": "x"}])

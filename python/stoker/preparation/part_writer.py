@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from stoker.encodings import EMPTY_ARRAY
 from stoker.files import write_atomically
 from stoker.preparation.examples import BadExampleError, NoLossError, Untokenized, read_example, stitch
 from stoker.preparation.rules import EXAMPLE_KEYS, TEXT_KEYS, Rules, end_of, example_columns, kind_of_row
@@ -129,7 +130,7 @@ class PartWriter:
             BadRowError, BadExampleError, OSError: As `write`.
         """
         counts = Counts()
-        empty = {name: np.empty(0, dtype) for name, dtype in self._dtypes.items()}
+        empty = dict.fromkeys(self._out_columns, EMPTY_ARRAY)
         with MDSWriter(columns=self._out_columns, out=directory, size_limit=None) as out:
             for sample in self._samples(part, counts):
                 out.write(empty if sample is None else sample)
