@@ -112,7 +112,6 @@ def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: None) 
         class _writer:  # noqa: N801
             @staticmethod
             def write(part: Any, directory: Path) -> None:
-                directory.mkdir()
                 os._exit(1)
 
     job = Deadly(None, [()], tmp_path, "")  # type: ignore[arg-type]
@@ -157,14 +156,38 @@ def test_parts_that_are_not_seen_are_told(
 
 
 def test_shares_together_are_the_whole(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+    """Shares that begin at the same time."""
     whole = stoker.prepare(raw, tmp_path / "whole", tokenizer, processes=1)
-    shares = [stoker.prepare(raw, tmp_path / "out", tokenizer, processes=1, share=(i, 3)) for i in (2, 0)]
+    script = (
+        "import sys, stoker\n"
+        "from stoker.preparation import sources\n"
+        "sources._LEAST_PART = 2000\n"
+        "raw, out, tokenizer, share = sys.argv[1:]\n"
+        "stoker.prepare(raw, out, tokenizer, processes=1, share=(int(share), 3))"
+    )
+    command = [sys.executable, "-c", script, str(raw), str(tmp_path / "out"), str(tokenizer)]
+    runs = [subprocess.Popen([*command, share]) for share in "02"]
+    assert [run.wait() for run in runs] == [0, 0]
+    numbers = [int(p.name) for p in (tmp_path / "out" / ".parts").glob("0*")]
+    assert len(numbers) > 6 and {number % 3 for number in numbers} == {0, 2}
     assert not (tmp_path / "out" / "index.json").exists()
-    seen = []
-    counts = stoker.prepare(raw, tmp_path / "out", tokenizer, processes=1, progress=lambda p, c: seen.append(c.samples))
-    assert counts == whole and sum(seen) == whole.samples
-    assert 0 < sum(share.samples for share in shares) < whole.samples
+    assert stoker.prepare(raw, tmp_path / "out", tokenizer, processes=1) == whole
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
+
+
+def test_the_command_writes_a_share(
+    raw: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stoker.cli import main
+
+    command = ["prepare", str(raw), "--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer), "--processes", "1"]
+    assert main([*command, "--share", "1/2"]) == 0
+    assert "the same command without --share makes the whole" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "index.json").exists()
+    assert main(command) == 0 and (tmp_path / "out" / "index.json").exists()
+    with pytest.raises(SystemExit):
+        main([*command, "--share", "1"])
+    assert "'1' is not I/K" in capsys.readouterr().err
 
 
 def test_two_processes_at_one_part_do_no_harm(raw: Path, tokenizer: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -59,12 +60,7 @@ class Job:
         """
         if (done := self.find_counts(number)) is not None:
             return done
-        if len(list(self.directory.glob(f"{number:06}.{self.run}.*"))) >= _MOST_ATTEMPTS:
-            raise OSError(
-                f"part {number} was begun {_MOST_ATTEMPTS} times, and each time its process died, maybe for want of "
-                "memory: run this again, with fewer processes. It goes on where it stands."
-            )
-        attempt = self.directory / f"{number:06}.{self.run}.{secrets.token_hex(4)}"
+        attempt = self._begin_attempt(number)
         try:
             counts = self._writer.write(self.parts[number], attempt)
             os.rename(attempt, self.part_directory(number))
@@ -75,6 +71,18 @@ class Job:
         finally:
             shutil.rmtree(attempt, ignore_errors=True)
         return counts
+
+    def _begin_attempt(self, number: int) -> Path:
+        """Makes a directory to write a part into. An attempt that is killed leaves it."""
+        for i in range(_MOST_ATTEMPTS):
+            with contextlib.suppress(FileExistsError):
+                attempt = self.directory / f"{number:06}.{self.run}.{i}"
+                attempt.mkdir()
+                return attempt
+        raise OSError(
+            f"part {number} was begun {_MOST_ATTEMPTS} times, and each time its process died, maybe for want of "
+            "memory: run this again, with fewer processes. It goes on where it stands."
+        )
 
     def part_directory(self, number: int) -> Path:
         """Where a part's shards are when it is done."""
