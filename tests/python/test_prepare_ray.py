@@ -19,7 +19,6 @@ from stoker.preparation import Job, engines, sources
 from stoker.preparation import job as job_module
 from stoker.preparation.examples import NoLossError
 
-ray = pytest.importorskip("ray")
 pytest.importorskip("tokenizers")
 
 # Ray's own, of its settings and of what it leaves to the garbage collector.
@@ -29,15 +28,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Ray on this machine, with two CPUs."""
+def cluster() -> Iterator[Any]:
+    """Ray, with two CPUs of this machine."""
+    ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("RAY_AUTH_MODE", "disabled"), ("RAY_USAGE_STATS_ENABLED", "0")):  # writes nothing at home
             patch.setenv(name, value)
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the path of a socket has at most 107 bytes
         ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
-            yield
+            yield ray
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
@@ -60,7 +60,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ---------------------------------------------------------------- Ray
 def test_ray_writes_the_bytes_that_local_processes_write(
-    raw: Path, tokenizer: Path, tmp_path: Path, cluster: None
+    raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any
 ) -> None:
     seen: list[int] = []
     here = stoker.prepare(raw, tmp_path / "here", tokenizer, processes=1)
@@ -69,10 +69,10 @@ def test_ray_writes_the_bytes_that_local_processes_write(
     )
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
     assert here == there and sum(seen) == here.samples and len(seen) > 10
-    assert ray.is_initialized()  # it was not ours to end
+    assert cluster.is_initialized()  # it was not ours to end
 
 
-def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp_path: Path, cluster: None) -> None:
+def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any) -> None:
     stoker.prepare(raw, tmp_path / "whole", tokenizer, processes=1)
     num_parts = 0
 
@@ -96,7 +96,7 @@ def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
 
 
-def test_an_error_on_ray_is_the_error_itself(raw: Path, tokenizer: Path, tmp_path: Path, cluster: None) -> None:
+def test_an_error_on_ray_is_the_error_itself(raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any) -> None:
     write_lines(raw / "05.jsonl", [{"text": "w1"}, {"text": 1}])
     for engine in ("local", "ray"):
         with pytest.raises(ValueError, match=r"05.jsonl, line 2: column text holds int, not text") as told:
@@ -107,7 +107,7 @@ def test_an_error_on_ray_is_the_error_itself(raw: Path, tokenizer: Path, tmp_pat
         stoker.prepare(chat, tmp_path / "chat", tokenizer, engine="ray")
 
 
-def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: None) -> None:
+def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: Any) -> None:
     class Deadly(Job):
         class _writer:  # noqa: N801
             @staticmethod
@@ -119,14 +119,14 @@ def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: None) 
         list(engines.find_engine("ray", 1)(job, [0]))
 
 
-def test_the_command_joins_the_cluster_that_there_is(raw: Path, tokenizer: Path, tmp_path: Path, cluster: None) -> None:
+def test_the_command_joins_the_cluster_that_there_is(raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any) -> None:
     """At relative paths."""
     command = [str(Path(sys.executable).with_name("stoker")), "prepare", "raw", "--tokenizer", "tokenizer.json"]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = os.environ | {"RAY_ADDRESS": cluster.get_runtime_context().gcs_address}
     for more in (["--out", "here"], ["--out", "there", "--engine", "ray", "--processes", "1"]):
         subprocess.run([*command, *more], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
-    assert ray.cluster_resources()["CPU"] == 2
+    assert cluster.cluster_resources()["CPU"] == 2
 
 
 # ---------------------------------------------------------------- engines of users, shares, and two at one part
