@@ -99,6 +99,7 @@ $(PEERS)/.tools: tests/peers/requirements.txt Makefile
 	$(PEERS)/bin/python -m pip install -q torch==2.13.0
 	$(PEERS)/bin/python -m pip install -q -r tests/peers/requirements.txt
 	$(PEERS)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 llm-foundry==0.22.0
+	$(PEERS)/bin/python -m pip install -q "pyspark[sql]>=4,<5"
 	@touch $@
 
 peers: $(PEERS)/.tools

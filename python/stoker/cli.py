@@ -114,8 +114,8 @@ def _shares(text: str) -> dict[str, float]:
 
 def _share(text: str) -> tuple[int, int]:
     index, separator, num_shares = text.partition("/")
-    if not (separator and index.isdecimal() and num_shares.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/K")
+    if not (separator and index.isdecimal() and num_shares.isdecimal() and int(index) < int(num_shares)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/K, with I from 0 to K - 1")
     return int(index), int(num_shares)
 
 
@@ -123,7 +123,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
     paths = arguments.sources
     if arguments.mix:
         paths = [path for of_source in name_sources(paths, arguments.mix).values() for path in of_source]
-    with _progress(sum(piece.size_bytes for part in find_parts(paths) for piece in part)) as progress:
+    index, num_shares = arguments.share or (0, 1)
+    parts = find_parts(paths)[index::num_shares]
+    with _progress(sum(piece.size_bytes for part in parts for piece in part)) as progress:
         counts = prepare(
             arguments.sources,
             arguments.out,
@@ -153,6 +155,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
         f"{arguments.out}: {counts.samples:,} samples, {counts.tokens:,} tokens, {counts.loss_tokens:,} of them with "
         "loss"
     )
+    if arguments.share:
+        print("When all shares are written, the same command without --share makes the whole of them.")
     for name, (samples, tokens) in counts.mixed.items():
         print(
             f"  {tokens / sum(n for _, n in counts.mixed.values()):6.1%} {name}: {samples:,} samples, {tokens:,} tokens"

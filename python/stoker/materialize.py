@@ -35,7 +35,6 @@ from stoker.schema import TOKEN_COLUMNS
 from stoker.stream import Stream
 
 if TYPE_CHECKING:  # what prepares data is not loaded where nothing is to be prepared
-    from stoker.preparation.part_writer import PartWriter
     from stoker.preparation.rules import Rules
     from stoker.preparation.sources import Part
 
@@ -46,8 +45,6 @@ _OPTIONS = (
     *("add_special_tokens", "bos_text", "columns", "eos_text", "max_seq_len", "on_error", "preset"),
     *("target_prompts", "target_responses"),
 )
-
-
 _FIRST_SAMPLES = 1000  # by which the mean length is told
 
 
@@ -193,13 +190,6 @@ class RawStream:
         return float(tokens / samples)
 
 
-@functools.lru_cache(maxsize=8)
-def _part_writer(rules: Rules) -> PartWriter:
-    from stoker.preparation.part_writer import PartWriter
-
-    return PartWriter(rules)  # it takes a while: a tokenizer is read
-
-
 def _part(raw: RawStream, shard: int) -> Part:
     from stoker.preparation.sources import find_shard
 
@@ -207,7 +197,9 @@ def _part(raw: RawStream, shard: int) -> Part:
 
 
 def _count_first(raw: RawStream) -> tuple[int, int]:
-    return _part_writer(raw.rules).count_first(_part(raw, 0), _FIRST_SAMPLES)
+    from stoker.preparation.part_writer import find_writer
+
+    return find_writer(raw.rules).count_first(_part(raw, 0), _FIRST_SAMPLES)
 
 
 def make_shard(raw: RawStream, shard: int, path: str) -> None:
@@ -217,6 +209,8 @@ def make_shard(raw: RawStream, shard: int, path: str) -> None:
         BadRowError, BadExampleError: A sample is bad, and the rules do not leave bad ones out.
         OSError: The raw shard can't be read, or the cache not be written.
     """
+    from stoker.preparation.part_writer import find_writer
+
     os.makedirs(raw.cache, exist_ok=True)
     with lock_byte(os.path.join(raw.cache, "lock"), shard) as is_locked:
         if os.path.exists(path):
@@ -225,7 +219,7 @@ def make_shard(raw: RawStream, shard: int, path: str) -> None:
             for left in glob.glob(os.path.join(glob.escape(raw.cache), f"{shard:06}-*.tmp")):
                 shutil.rmtree(left)  # by a process that was killed
         with tempfile.TemporaryDirectory(prefix=f"{shard:06}-", suffix=".tmp", dir=raw.cache) as directory:
-            made, counts = _part_writer(raw.rules).write_shard(_part(raw, shard), Path(directory))
+            made, counts = find_writer(raw.rules).write_shard(_part(raw, shard), Path(directory))
             write_atomically(_counts_path(path), json.dumps(asdict(counts)).encode())
             os.replace(made, path)
 

@@ -17,7 +17,7 @@ import pytest
 import stoker
 from preparing import BEGIN, END, contents, samples_of, write_lines, write_tokenizer
 from stoker.inspection import inspect
-from stoker.preparation import sources
+from stoker.preparation import assembly, sources
 from stoker.preparation.mixing import find_targets, name_sources
 
 pytest.importorskip("tokenizers")
@@ -87,10 +87,36 @@ def test_fewer_tokens_are_taken_where_that_is_asked_for(raw: Path, tokenizer: Pa
     mix = {"a": 1.0, "b": 1.0}
     counts = stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix=mix, mix_tokens="1.4k")
     assert counts.mixed == {"a": [70, 700], "b": [100, 700]}
-    with pytest.raises(ValueError, match=r"mix_tokens is 4,201, but 4,200 are the most: 'b' has 2,100 tokens, and its"):
-        stoker.prepare(raw_files(raw, "ab"), tmp_path / "more", tokenizer, mix=mix, mix_tokens=4201)
     with pytest.raises(ValueError, match="mix_tokens=100 is for a mix"):
         stoker.prepare(raw_files(raw, "ab"), tmp_path / "no", tokenizer, mix_tokens=100)
+
+
+def test_another_mix_of_the_same_sources_does_not_tokenize_them_again(
+    raw: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    mix: dict[str, float] = {"a": 1, "b": 1}
+    arguments: dict[str, Any] = {"concat": 16, "processes": 1}
+    with pytest.raises(ValueError, match=r"mix_tokens is 4,201, but 4,200 are the most: 'b' has 2,100 tokens, and its"):
+        stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix=mix, mix_tokens=4201, **arguments)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / ".parts").glob("0*/*")}
+    assert before
+
+    join = assembly._join
+
+    def interrupt_at_the_end(*arguments: Any, **more: Any) -> None:
+        if more:
+            raise KeyboardInterrupt  # the mixture and its rows are written
+        join(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(assembly, "_join", interrupt_at_the_end)
+        stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix=mix, seed=1, **arguments)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix={"a": 2, "b": 1}, **arguments)
+    stoker.prepare(raw_files(raw, "ab"), tmp_path / "fresh", tokenizer, mix={"a": 2, "b": 1}, **arguments)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    with pytest.raises(FileExistsError, match="other sources or arguments"):
+        stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix=mix, **arguments)
 
 
 def test_targets_are_exact() -> None:
@@ -166,11 +192,11 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same_bytes(raw: Path, tokeni
     for processes, until in (
         (1, "000002/"),
         (2, "source.0/index.json"),
-        (2, "mixed/shard.00003.mds.zstd"),
-        (1, "mixed/index.json"),
+        (2, "mixed.*/shard.00003.mds.zstd"),
+        (1, "mixed.*/index.json"),
     ):
         run = start("killed", processes)
-        while run.poll() is None and not (tmp_path / "killed" / ".parts" / until).exists():
+        while run.poll() is None and not list((tmp_path / "killed" / ".parts").glob(until)):
             time.sleep(0.0005)
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)

@@ -17,9 +17,7 @@ import stoker
 from preparing import contents, write_lines, write_tokenizer
 from stoker.preparation import Job, engines, sources
 from stoker.preparation import job as job_module
-from stoker.preparation.examples import NoLossError
 
-ray = pytest.importorskip("ray")
 pytest.importorskip("tokenizers")
 
 # Ray's own, of its settings and of what it leaves to the garbage collector.
@@ -29,15 +27,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Ray on this machine, with two CPUs."""
+def cluster() -> Iterator[Any]:
+    """Ray, with two CPUs of this machine."""
+    ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (("RAY_AUTH_MODE", "disabled"), ("RAY_USAGE_STATS_ENABLED", "0")):  # writes nothing at home
             patch.setenv(name, value)
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # the path of a socket has at most 107 bytes
         ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, log_to_driver=False)
         try:
-            yield
+            yield ray
         finally:
             ray.shutdown()
             shutil.rmtree(folder, ignore_errors=True)
@@ -60,7 +59,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 # ---------------------------------------------------------------- Ray
 def test_ray_writes_the_bytes_that_local_processes_write(
-    raw: Path, tokenizer: Path, tmp_path: Path, cluster: None
+    raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any
 ) -> None:
     seen: list[int] = []
     here = stoker.prepare(raw, tmp_path / "here", tokenizer, processes=1)
@@ -69,10 +68,10 @@ def test_ray_writes_the_bytes_that_local_processes_write(
     )
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
     assert here == there and sum(seen) == here.samples and len(seen) > 10
-    assert ray.is_initialized()  # it was not ours to end
+    assert cluster.is_initialized()  # it was not ours to end
 
 
-def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp_path: Path, cluster: None) -> None:
+def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any) -> None:
     stoker.prepare(raw, tmp_path / "whole", tokenizer, processes=1)
     num_parts = 0
 
@@ -96,23 +95,19 @@ def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
 
 
-def test_an_error_on_ray_is_the_error_itself(raw: Path, tokenizer: Path, tmp_path: Path, cluster: None) -> None:
+def test_an_error_on_ray_is_the_error_itself(raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any) -> None:
     write_lines(raw / "05.jsonl", [{"text": "w1"}, {"text": 1}])
     for engine in ("local", "ray"):
         with pytest.raises(ValueError, match=r"05.jsonl, line 2: column text holds int, not text") as told:
             stoker.prepare(raw, tmp_path / engine, tokenizer, engine=engine)
         assert type(told.value).__name__ == "BadExampleError"
-    chat = write_lines(tmp_path / "chat.jsonl", [{"prompt": "w1", "response": ""}])
-    with pytest.raises(NoLossError, match=r"chat.jsonl, line 1: turn 0 of the example has an empty response"):
-        stoker.prepare(chat, tmp_path / "chat", tokenizer, engine="ray")
 
 
-def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: None) -> None:
+def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: Any) -> None:
     class Deadly(Job):
         class _writer:  # noqa: N801
             @staticmethod
             def write(part: Any, directory: Path) -> None:
-                directory.mkdir()
                 os._exit(1)
 
     job = Deadly(None, [()], tmp_path, "")  # type: ignore[arg-type]
@@ -120,14 +115,14 @@ def test_a_part_whose_processes_die_ends_the_run(tmp_path: Path, cluster: None) 
         list(engines.find_engine("ray", 1)(job, [0]))
 
 
-def test_the_command_joins_the_cluster_that_there_is(raw: Path, tokenizer: Path, tmp_path: Path, cluster: None) -> None:
+def test_the_command_joins_the_cluster_that_there_is(raw: Path, tokenizer: Path, tmp_path: Path, cluster: Any) -> None:
     """At relative paths."""
     command = [str(Path(sys.executable).with_name("stoker")), "prepare", "raw", "--tokenizer", "tokenizer.json"]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = os.environ | {"RAY_ADDRESS": cluster.get_runtime_context().gcs_address}
     for more in (["--out", "here"], ["--out", "there", "--engine", "ray", "--processes", "1"]):
         subprocess.run([*command, *more], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
-    assert ray.cluster_resources()["CPU"] == 2
+    assert cluster.cluster_resources()["CPU"] == 2
 
 
 # ---------------------------------------------------------------- engines of users, shares, and two at one part
@@ -157,14 +152,38 @@ def test_parts_that_are_not_seen_are_told(
 
 
 def test_shares_together_are_the_whole(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
+    """Shares that begin at the same time."""
     whole = stoker.prepare(raw, tmp_path / "whole", tokenizer, processes=1)
-    shares = [stoker.prepare(raw, tmp_path / "out", tokenizer, processes=1, share=(i, 3)) for i in (2, 0)]
+    script = (
+        "import sys, stoker\n"
+        "from stoker.preparation import sources\n"
+        "sources._LEAST_PART = 2000\n"
+        "raw, out, tokenizer, share = sys.argv[1:]\n"
+        "stoker.prepare(raw, out, tokenizer, processes=1, share=(int(share), 3))"
+    )
+    command = [sys.executable, "-c", script, str(raw), str(tmp_path / "out"), str(tokenizer)]
+    runs = [subprocess.Popen([*command, share]) for share in "02"]
+    assert [run.wait() for run in runs] == [0, 0]
+    numbers = [int(p.name) for p in (tmp_path / "out" / ".parts").glob("0*")]
+    assert len(numbers) > 6 and {number % 3 for number in numbers} == {0, 2}
     assert not (tmp_path / "out" / "index.json").exists()
-    seen = []
-    counts = stoker.prepare(raw, tmp_path / "out", tokenizer, processes=1, progress=lambda p, c: seen.append(c.samples))
-    assert counts == whole and sum(seen) == whole.samples
-    assert 0 < sum(share.samples for share in shares) < whole.samples
+    assert stoker.prepare(raw, tmp_path / "out", tokenizer, processes=1) == whole
     assert contents(tmp_path / "whole") == contents(tmp_path / "out")
+
+
+def test_the_command_writes_a_share(
+    raw: Path, tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stoker.cli import main
+
+    command = ["prepare", str(raw), "--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer), "--processes", "1"]
+    assert main([*command, "--share", "1/2"]) == 0
+    assert "the same command without --share makes the whole" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "index.json").exists()
+    assert main(command) == 0 and (tmp_path / "out" / "index.json").exists()
+    with pytest.raises(SystemExit):
+        main([*command, "--share", "1"])
+    assert "'1' is not I/K" in capsys.readouterr().err
 
 
 def test_two_processes_at_one_part_do_no_harm(raw: Path, tokenizer: Path, tmp_path: Path) -> None:

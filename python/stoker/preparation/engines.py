@@ -7,14 +7,14 @@ them, anywhere and in any order, and yields a number when that part has been wri
 from __future__ import annotations
 
 import functools
-import multiprocessing
+import itertools
 import os
 import pickle
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
+from stoker.helpers import Helpers
 from stoker.options import check_index
 from stoker.preparation.job import Job
 
@@ -44,51 +44,33 @@ def find_engine(engine: str | Engine, processes: int | None) -> Engine:
 
 
 # ---------------------------------------------------------------- processes
-_job: Job  # of a process that writes parts
-
-
 def _run_locally(job: Job, numbers: Sequence[int], *, processes: int | None) -> Generator[int, None, None]:
     processes = min(processes or len(os.sched_getaffinity(0)), len(numbers))
     if processes > 1:
-        yield from _run_in_processes(job, numbers, processes)
+        yield from _run_in_helpers(job, numbers, processes)
         return
     for number in numbers:
         job.write_part(number)
         yield number
 
 
-def _run_in_processes(job: Job, numbers: Sequence[int], processes: int) -> Generator[int, None, None]:
-    context = multiprocessing.get_context("spawn")  # threads of the tokenizer do not survive a fork
+def _run_in_helpers(job: Job, numbers: Sequence[int], processes: int) -> Generator[int, None, None]:
+    """Gives out few parts at a time, each with its own of the job: all of them may be many."""
     waiting = iter(numbers)
-    with ProcessPoolExecutor(processes, context, _start_process, (job,)) as pool:
-        running: dict[Future[None], int] = {}
-        try:
-            while True:
-                while len(running) < 2 * processes and (number := next(waiting, None)) is not None:
-                    running[pool.submit(_write_part, number)] = number
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    future.result()
-                    yield running.pop(future)
-        except BrokenProcessPool:
-            raise OSError(
-                "a process that tokenizes has died, maybe for want of memory: run this again, with fewer processes. It "
-                "goes on where it stands."
-            ) from None
-        finally:
-            for future in running:
-                future.cancel()
+    running: dict[Future[None], int] = {}
+    with Helpers(processes) as helpers:
+        while True:
+            for number in itertools.islice(waiting, 2 * processes - len(running)):
+                running[helpers.submit(_write_part, job.of_part(number), number)] = number
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                future.result()
+                yield running.pop(future)
 
 
-def _start_process(job: Job) -> None:
-    global _job
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # processes are what runs in parallel
-    _job = job
-
-
-def _write_part(number: int) -> None:
-    _job.write_part(number)
+def _write_part(job: Job, number: int) -> None:
+    job.write_part(number)
 
 
 # ---------------------------------------------------------------- Ray

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
 import os
 import platform
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from stoker.preparation.part_writer import COUNTS_FILE, Counts, PartWriter
+from stoker.preparation.part_writer import COUNTS_FILE, Counts, PartWriter, find_writer
 from stoker.preparation.rules import Rules
 from stoker.preparation.sources import Part
 
@@ -32,14 +31,14 @@ class Job:
 
     Attributes:
         rules: How rows become samples.
-        parts: What there is to write.
+        parts: What there is to write, by number.
         directory: Holds a directory for each part that is done; all who write must see it.
         tokenizer_sha256: Of the tokenizer with which the preparation began.
         run: Tells the attempts of one run from those of others.
     """
 
     rules: Rules
-    parts: Sequence[Part]
+    parts: Sequence[Part] | Mapping[int, Part]
     directory: Path
     tokenizer_sha256: str
     run: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -60,12 +59,7 @@ class Job:
         """
         if (done := self.find_counts(number)) is not None:
             return done
-        if len(list(self.directory.glob(f"{number:06}.{self.run}.*"))) >= _MOST_ATTEMPTS:
-            raise OSError(
-                f"part {number} was begun {_MOST_ATTEMPTS} times, and each time its process died, maybe for want of "
-                "memory: run this again, with fewer processes. It goes on where it stands."
-            )
-        attempt = self.directory / f"{number:06}.{self.run}.{secrets.token_hex(4)}"
+        attempt = self._begin_attempt(number)
         try:
             counts = self._writer.write(self.parts[number], attempt)
             os.rename(attempt, self.part_directory(number))
@@ -76,6 +70,22 @@ class Job:
         finally:
             shutil.rmtree(attempt, ignore_errors=True)
         return counts
+
+    def of_part(self, number: int) -> Job:
+        """This job as far as one part needs it, which is quick to send."""
+        return replace(self, parts={number: self.parts[number]})
+
+    def _begin_attempt(self, number: int) -> Path:
+        """Makes a directory to write a part into. An attempt that is killed leaves it."""
+        for i in range(_MOST_ATTEMPTS):
+            with contextlib.suppress(FileExistsError):
+                attempt = self.directory / f"{number:06}.{self.run}.{i}"
+                attempt.mkdir()
+                return attempt
+        raise OSError(
+            f"part {number} was begun {_MOST_ATTEMPTS} times, and each time its process died, maybe for want of "
+            "memory: run this again, with fewer processes. It goes on where it stands."
+        )
 
     def part_directory(self, number: int) -> Path:
         """Where a part's shards are when it is done."""
@@ -103,18 +113,15 @@ class Job:
             os.listdir(self.directory)  # which makes NFS look anew
         return counts
 
-    @functools.cached_property
+    @property
     def _writer(self) -> PartWriter:
-        writer = PartWriter(self.rules)
+        writer = find_writer(self.rules)
         if writer.tokenizer_sha256 != self.tokenizer_sha256:
             raise ValueError(
                 f"{self.rules.tokenizer} on {platform.node()} is another tokenizer than the one that the preparation "
                 "began with: give all machines the same one."
             )
         return writer
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_writer"}
 
 
 def read_counts(directory: Path) -> Counts | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -79,8 +80,14 @@ class _Waiting:
     example: Untokenized | None
 
 
+@functools.lru_cache(maxsize=8)
+def find_writer(rules: Rules) -> PartWriter:
+    """The writer of some rules in this process: its tokenizer takes a while to read."""
+    return PartWriter(rules)
+
+
 class PartWriter:
-    """Makes samples of rows and writes them. One a process: it has the tokenizer.
+    """Makes samples of rows and writes them.
 
     Attributes:
         tokenizer_sha256: The tokenizer's.

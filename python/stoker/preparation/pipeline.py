@@ -20,17 +20,16 @@ from typing import Any
 
 from stoker.files import write_atomically
 from stoker.options import check_index
-from stoker.preparation.concatenation import concatenate, documents_of
+from stoker.preparation.assembly import assemble
 from stoker.preparation.engines import Engine, find_engine
 from stoker.preparation.examples import Targets
 from stoker.preparation.job import INDEX, Job
-from stoker.preparation.mixing import mix_sources, name_sources
+from stoker.preparation.mixing import name_sources
 from stoker.preparation.part_writer import Counts
 from stoker.preparation.rules import Rules, end_of, example_columns, identity_of, kind_of_row
 from stoker.preparation.sources import Part, Row, find_parts, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.units import parse_count
-from stoker.writer import MDSWriter
 
 VERSION = 1  # of what comes out
 _PARTS, _PLAN = ".parts", "plan.json"
@@ -154,7 +153,7 @@ def prepare(
         return _counts_of_finished(directory)
     job = Job(rules, parts, directory / _PARTS, text_tokenizer.sha256)
     done = _write_parts(job, run, numbers, progress)
-    return done if share else _finish(job, done, plan, {name: len(of_source) for name, of_source in parts_of.items()})
+    return done if share else assemble(job, done, plan)
 
 
 def _absolute(part: Part) -> Part:
@@ -241,6 +240,12 @@ def _make_plan(rules: Rules, parts_of: Mapping[str, Sequence[Part]], tokenizer: 
     return plan_as_json
 
 
+def _of_parts(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """What parts depend on: not on how they are mixed."""
+    mixing = ("mix", "mix_tokens", "seed")
+    return {**plan, "rules": {name: value for name, value in plan["rules"].items() if name not in mixing}}
+
+
 def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Makes the directory of parts, or finds it. Returns whether there is something to do.
 
@@ -259,7 +264,7 @@ def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
         shutil.rmtree(parts, ignore_errors=True)
         return False
     if (parts / _PLAN).is_file():
-        if json.loads((parts / _PLAN).read_text()) != plan:
+        if _of_parts(json.loads((parts / _PLAN).read_text())) != _of_parts(plan):
             raise FileExistsError(
                 f"{directory} holds the beginning of a data set of other sources or arguments: choose another "
                 "directory, or overwrite it."
@@ -290,92 +295,6 @@ def _write_parts(job: Job, engine: Engine, numbers: Sequence[int], progress: Pro
     for number in numbers:
         total.add(job.counts_of(number))
     return total
-
-
-# ---------------------------------------------------------------- the whole
-def _finish(job: Job, counts: Counts, plan: Mapping[str, Any], num_parts: Mapping[str, int]) -> Counts:
-    """Makes the whole of all parts. May be interrupted anywhere, and called again. Corrects the counts.
-
-    Args:
-        job: Its parts are done.
-        counts: Of all parts.
-        plan: For the index.
-        num_parts: Of each source.
-    """
-    rules, vocab_size = job.rules, plan["tokenizer"]["vocab_size"]
-    directories = [job.part_directory(number) for number in range(len(job.parts))]
-    if rules.mix:
-        directories = [_mix(job, plan, num_parts, counts)]
-    if rules.concat:
-        directories = [_concatenate(rules, directories, job.directory / "rows", vocab_size, counts)]
-    out = job.directory.parent
-    _join(out, directories, plan["tokenizer"], prepared={"plan": plan, "counts": asdict(counts)})
-    shutil.rmtree(job.directory, ignore_errors=True)  # somebody may still write there what is not needed any more
-    return counts
-
-
-def _mix(job: Job, plan: Mapping[str, Any], num_parts: Mapping[str, int], counts: Counts) -> Path:
-    """Joins the parts of each source, and writes the mixture into a directory beside them. Corrects the counts."""
-    numbers = iter(range(len(job.parts)))
-    sources: dict[str, Path] = {}
-    tokens: dict[str, int] = {}
-    for name, num_of_source in num_parts.items():
-        of_source = list(itertools.islice(numbers, num_of_source))
-        sources[name] = job.directory / f"source.{len(sources)}"
-        sources[name].mkdir(exist_ok=True)
-        tokens[name] = sum(job.counts_of(number).tokens for number in of_source)
-        _join(sources[name], [job.part_directory(number) for number in of_source], plan["tokenizer"])
-    directory = job.directory / "mixed"
-    mixed = mix_sources(directory, sources, tokens, job.rules, plan["tokenizer"]["vocab_size"])
-    counts.samples, counts.tokens, counts.loss_tokens = mixed.samples, mixed.tokens, mixed.loss_tokens
-    counts.mixed = mixed.mixed
-    return directory
-
-
-def _concatenate(rules: Rules, documents: Sequence[Path], directory: Path, vocab_size: int, counts: Counts) -> Path:
-    """Writes the rows of all documents into a directory, unless they are there. Corrects the counts."""
-    assert rules.concat is not None
-    if not (directory / INDEX).is_file():
-        columns = rules.columns_of(vocab_size)
-        with MDSWriter(
-            columns=columns, out=directory, compression=rules.compression, hashes=["sha256"], exist_ok=True
-        ) as out:
-            for row in concatenate(documents_of(documents), rules.concat, wrap=rules.wrap):
-                out.write({"tokens": row})
-    counts.samples = sum(entry["samples"] for entry in json.loads((directory / INDEX).read_text())["shards"])
-    counts.tokens = counts.loss_tokens = counts.samples * rules.concat
-    return directory
-
-
-def _join(directory: Path, parts: Sequence[Path], tokenizer: Mapping[str, Any], **more: Any) -> None:
-    """Moves the shards of some directories to one, under consecutive names, then writes its index. May be interrupted
-    anywhere, and called again.
-
-    Args:
-        directory: Where they go.
-        parts: Where they are, in order.
-        tokenizer: For the index.
-        **more: The same.
-    """
-    entries: list[dict[str, Any]] = []
-    totals: dict[str, list[int]] = {"tokens": [], "loss_tokens": [], "longest_sample": []}
-    rest: dict[str, Any] = {}
-    for part in parts:
-        index = json.loads((part / INDEX).read_text())
-        for entry in index["shards"]:
-            for data in (entry["raw_data"], entry["zip_data"]):
-                if data is None:
-                    continue
-                was, suffix = data["basename"], data["basename"].split(".mds")[1]
-                data["basename"] = f"shard.{len(entries):05}.mds{suffix}"
-                if (part / was).exists():
-                    os.replace(part / was, directory / data["basename"])
-            entries.append(entry)
-        rest = index["stoker"]
-        for name, of_all in totals.items():
-            of_all += rest[name]
-    index = {"shards": entries, "version": 2, "stoker": {**rest, **totals, "tokenizer": tokenizer}, **more}
-    write_atomically(str(directory / INDEX), json.dumps(index, sort_keys=True).encode())
 
 
 def _counts_of_finished(directory: Path) -> Counts:
