@@ -10,8 +10,7 @@ from typing import Any
 
 from stoker.inspection import inspect
 from stoker.merging import merge
-from stoker.preparation import Counts, Part, find_parts, prepare
-from stoker.preparation.mixing import name_sources
+from stoker.preparation import Counts, Part, prepare
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.totals import count_tokens
 
@@ -48,7 +47,12 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Tokenizes text, prompts and responses, or conversations into a directory of token shards, which a "
         "loader reads as a stream. What was interrupted goes on where it stood.",
     )
-    parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file or folder of JSON, CSV, Parquet or text")
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="a file or folder of JSON, CSV, Parquet, text or token ids, MDS shards, or hf:NAME",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards go")
     parser.add_argument(
         "--tokenizer", required=True, metavar="T", help="a tokenizer.json, a folder with one, or a name on the hub"
@@ -91,6 +95,11 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="I/K",
         help="write every K-th part only, from the I-th on (from 0); see the docs",
     )
+    parser.add_argument(
+        "--token-dtype", metavar="D", help="integer type of .bin files without a header (default: uint16)"
+    )
+    parser.add_argument("--subset", metavar="S", help="of data sets of Hugging Face")
+    parser.add_argument("--split", metavar="S", help="of data sets of Hugging Face (default: train)")
     parser.add_argument("--overwrite", action="store_true", help="remove the data set that DIR holds")
     parser.set_defaults(run=_prepare)
 
@@ -120,12 +129,7 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    paths = arguments.sources
-    if arguments.mix:
-        paths = [path for of_source in name_sources(paths, arguments.mix).values() for path in of_source]
-    index, num_shares = arguments.share or (0, 1)
-    parts = find_parts(paths)[index::num_shares]
-    with _progress(sum(piece.size_bytes for part in parts for piece in part)) as progress:
+    with _progress() as progress:
         counts = prepare(
             arguments.sources,
             arguments.out,
@@ -150,6 +154,9 @@ def _prepare(arguments: argparse.Namespace) -> None:
             share=arguments.share,
             overwrite=arguments.overwrite,
             progress=progress,
+            token_dtype=arguments.token_dtype,
+            subset=arguments.subset,
+            split=arguments.split,
         )
     print(
         f"{arguments.out}: {counts.samples:,} samples, {counts.tokens:,} tokens, {counts.loss_tokens:,} of them with "
@@ -174,10 +181,11 @@ class _Progress:
         self._bar, self._task = bar, task
         self._counts = Counts()
 
-    def __call__(self, part: Part, counts: Counts) -> None:
+    def __call__(self, part: Part, counts: Counts, total_bytes: int) -> None:
         self._counts.add(counts)
         self._bar.update(
             self._task,
+            total=total_bytes,
             advance=sum(piece.size_bytes for piece in part),
             documents=f"{self._counts.samples:,}",
             tokens=f"{self._counts.tokens / 1e6:,.1f} M",
@@ -185,7 +193,7 @@ class _Progress:
 
 
 @contextlib.contextmanager
-def _progress(total_bytes: int) -> Iterator[_Progress | None]:
+def _progress() -> Iterator[_Progress | None]:
     """Nothing where nobody looks, or rich is not installed."""
     try:
         from rich import progress as rich
@@ -203,7 +211,7 @@ def _progress(total_bytes: int) -> Iterator[_Progress | None]:
     )
     console = Console(stderr=True)
     with rich.Progress(*columns, disable=not console.is_terminal, console=console) as bar:
-        yield _Progress(bar, bar.add_task("", total=total_bytes, documents="0", tokens="0"))
+        yield _Progress(bar, bar.add_task("", total=None, documents="0", tokens="0"))
 
 
 # ---------------------------------------------------------------- inspect
@@ -266,6 +274,11 @@ def _add_merge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "shard is read or moved.",
     )
     parser.add_argument("directory", metavar="DIR", help="holds directories with index.json")
+    parser.add_argument(
+        "--token-dtype", metavar="D", help="integer type of .bin files without a header (default: uint16)"
+    )
+    parser.add_argument("--subset", metavar="S", help="of data sets of Hugging Face")
+    parser.add_argument("--split", metavar="S", help="of data sets of Hugging Face (default: train)")
     parser.add_argument("--overwrite", action="store_true", help="replace the index that DIR has")
     parser.set_defaults(run=_merge)
 

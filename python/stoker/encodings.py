@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,33 @@ def _parse_ndarray(name: str) -> Encoding:
         return head + values
 
     return Encoding(name, size, encode)
+
+
+def decode_array(name: str, data: bytes) -> np.ndarray:
+    """The array that an "ndarray[:dtype[:shape]]" encoding made bytes of. It shares their memory.
+
+    Raises:
+        ValueError: The bytes are no array of this encoding.
+    """
+    _, dtype, dims = [*name.split(":"), "", ""][:3]
+    at = 0
+    if not dtype:
+        names = {code: name for name, code in _DTYPE_CODES.items()}
+        if not data or data[0] not in names:
+            raise ValueError("an array does not begin with the code of a type.")
+        dtype, at = names[data[0]], 1
+    shape = [int(dim) for dim in dims.split(",")] if dims else None
+    if shape is None:
+        num_dims, width = (data[at] >> 2, 1 << (data[at] & 3)) if at < len(data) else (0, 1)
+        at += 1
+        if num_dims == 0 or len(data) - at < num_dims * width:
+            raise ValueError("an array has no shape.")
+        shape = np.frombuffer(data, f"<u{width}", num_dims, at).tolist()
+        at += num_dims * width
+    values = np.dtype(dtype).newbyteorder("<")
+    if len(data) - at != math.prod(shape) * values.itemsize:
+        raise ValueError(f"an array of {dtype} of shape {shape} has {len(data) - at} bytes.")
+    return np.frombuffer(data, values, offset=at).reshape(shape)
 
 
 def _dtype_code(dtype: np.dtype[Any]) -> int:

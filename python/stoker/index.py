@@ -22,21 +22,25 @@ _MAX_SAMPLES = _MAX_BYTES // 4  # an offset each
 _T = TypeVar("_T")
 
 
-class _File(msgspec.Struct, gc=False):
+class ShardFile(msgspec.Struct, gc=False):
+    """A file of a shard, relative to the directory of its index."""
+
     basename: str
     bytes: int
 
 
-class _Entry(msgspec.Struct, gc=False):
+class Entry(msgspec.Struct, gc=False):
+    """A shard, as index.json lists it."""
+
     format: str
     samples: int
-    raw_data: _File
+    raw_data: ShardFile
     version: int = 2
     column_names: list[str] = []
     column_encodings: list[str] = []
     column_sizes: list[int | None] = []
     compression: str | None = None
-    zip_data: _File | None = None
+    zip_data: ShardFile | None = None
     hashes: list[str] = []
     size_limit: int | None = None
 
@@ -81,7 +85,7 @@ class Totals(msgspec.Struct, kw_only=True):
 
 class _Index(msgspec.Struct):
     version: int
-    shards: list[_Entry]
+    shards: list[Entry]
     stoker: Totals | None = None
 
 
@@ -148,18 +152,7 @@ def read_index(
         ValueError: It breaks the format; the message names the shard and the rule.
     """
     path = index_path(directory)
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(
-            f"there is no {path}: a stream is a directory with index.json and the shards that it lists. Check `local` "
-            "and `split`."
-        ) from None
-    index = _decode(content, _Index, path)
-    if index.version != 2:
-        raise ValueError(f"{path} has version {index.version}: stoker reads version 2 of the MDS format.")
-
+    index, content = _read(path)
     schemas: list[Schema] = []
     numbers: dict[object, int] = {}
     schema_indexes = []
@@ -204,6 +197,35 @@ def read_index(
     )
 
 
+def read_entries(path: str) -> list[Entry]:
+    """The shards that an index.json lists, of any columns. Opens none of them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It breaks the format; the message names the shard and the rule.
+    """
+    entries = _read(path)[0].shards
+    for number, entry in enumerate(entries):
+        _check_entry(entry, f"shard {number} of {path}", os.path.dirname(path), is_made=True)
+    return entries
+
+
+def _read(path: str) -> tuple[_Index, bytes]:
+    """An index, and what is in its file."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"there is no {path}: a stream is a directory with index.json and the shards that it lists. Check `local` "
+            "and `split`."
+        ) from None
+    index = _decode(content, _Index, path)
+    if index.version != 2:
+        raise ValueError(f"{path} has version {index.version}: stoker reads version 2 of the MDS format.")
+    return index, content
+
+
 def _decode(content: bytes, type: type[_T], path: str) -> _T:
     try:
         return msgspec.json.decode(content, type=type)
@@ -211,7 +233,7 @@ def _decode(content: bytes, type: type[_T], path: str) -> _T:
         raise ValueError(f"{path} is not what it should be: {error}. Restore it or write the data set again.") from None
 
 
-def _check_entry(entry: _Entry, what: str, directory: str, *, is_made: bool) -> None:
+def _check_entry(entry: Entry, what: str, directory: str, *, is_made: bool) -> None:
     """Checks what the core relies on; `what` begins the error sentences."""
     if entry.format != "mds" or entry.version != 2:
         raise ValueError(
@@ -278,7 +300,7 @@ def _totals(
     return np.array(totals.tokens, np.uint64), np.array(totals.loss_tokens, np.uint64)
 
 
-def _tokens_from_bytes(entries: list[_Entry], schemas: list[Schema]) -> _Tokens:
+def _tokens_from_bytes(entries: list[Entry], schemas: list[Schema]) -> _Tokens:
     """What the sizes of shards tell, where nothing but token values varies in size. The core checks it on opening."""
     out = []
     for entry, schema in zip(entries, schemas, strict=True):

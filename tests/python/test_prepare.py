@@ -25,7 +25,9 @@ import stoker
 from stoker.preparation import examples, sources
 from stoker.preparation.examples import IGNORE_LABEL, Targets, stitch
 from stoker.preparation.part_writer import cut_text
-from stoker.preparation.sources import Row, find_parts, read_rows
+from stoker.preparation.sources import Reading, Row, find_parts, read_rows
+from stoker.preparation.sources.files import size_of
+from stoker.preparation.sources.json_files import Json, JsonLines
 from stoker.preparation.tokenizer import TextTokenizer
 from texts import BEGIN, END, TEXTS, ids_of
 
@@ -141,7 +143,7 @@ def test_pieces_of_lines_hold_each_line_once(
     if compression:
         path = path.with_name(f"a.jsonl.{compression}")
     path.write_bytes({None: bytes, "zst": zstandard.compress, "gz": gzip.compress}[compression](raw))
-    pieces = sources._pieces_of(path, "lines", len(raw), size)
+    pieces = JsonLines().cut(str(path), len(raw), size, Reading())
     rows = [row for piece in pieces for row in read_rows(piece)]
     assert [row.values["text"] if isinstance(row, Row) else row for row in rows] == texts
     for number, row in enumerate(rows, 1):
@@ -156,7 +158,7 @@ def test_an_array_is_read_object_by_object(
 ) -> None:
     path = tmp_path_factory.mktemp("array") / "a.json"
     path.write_text(json.dumps(objects, indent=indent or None, ensure_ascii=False), encoding="utf-8")
-    (piece,) = sources._pieces_of(path, "json", path.stat().st_size, 1)
+    (piece,) = Json().cut(str(path), path.stat().st_size, 1, Reading())
     assert [row.values for row in read_rows(piece) if isinstance(row, Row)] == objects
 
 
@@ -229,7 +231,7 @@ def test_a_compressed_file_that_is_cut_is_refused(
         with pytest.raises(ValueError, match=r"a.jsonl.(zst|gz) is cut or damaged"):
             stoker.prepare(path, tmp_path / "out", tokenizer, processes=1)
     path.write_bytes(whole + whole)
-    assert sources._size_of(path) == 2 * len(lines)
+    assert size_of(path) == 2 * len(lines)
 
 
 def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
@@ -237,14 +239,14 @@ def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for(tokenizer: Pa
     path.write_bytes(b'{"text": "x"}\n{"text": \n{"text": 3}\n{"text": ""}\n{"text": "y"}\n')
     counts = stoker.prepare(path, tmp_path / "out", tokenizer, on_error="skip", processes=1)
     assert counts.samples == 2 and counts.bad == {"BadRow": 1, "BadExample": 1, "EmptyText": 1}
-    assert [shown.split(":")[0] for shown in counts.shown] == [f"{path}, line 2", f"{path}, line 3"]
+    assert [shown.split(":")[0] for shown in counts.shown] == [f"{path}, line {number}" for number in (2, 3, 4)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"sources": "missing.jsonl"}, "there is no file or folder missing.jsonl"),
-        ({"sources": "{}/data.bin"}, "is of no known format: its name must end in .jsonl"),
+        ({"sources": "{}/data.xyz"}, "is of no known format: its name must end in .idx, .jsonl"),
         ({"sources": "{}/empty"}, "holds no file that can be read"),
         ({"tokenizer": "{}/missing.json"}, "there is no tokenizer at"),
         ({"tokenizer": "{}/empty"}, "has no tokenizer.json"),
@@ -260,7 +262,8 @@ def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for(tokenizer: Pa
 )
 def test_what_can_not_be_is_refused(arguments: dict[str, Any], message: str, tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    (tmp_path / "data.bin").write_text("{}")
+    for name in ("data.bin", "data.xyz"):
+        (tmp_path / name).write_text("{}")
     write_lines(tmp_path / "strange.jsonl", [{"a": 1}])
     source = write_lines(tmp_path / "a.jsonl", [{"text": "x"}])
     given_ = {"sources": source, "out": tmp_path / "out", "tokenizer": tokenizer, "processes": 1}
@@ -548,7 +551,11 @@ def test_the_output_does_not_depend_on_processes(
     seen = []
     one = stoker.prepare(many, tmp_path / "one", tokenizer, processes=1)
     three = stoker.prepare(
-        many, tmp_path / "three", tokenizer, processes=3, progress=lambda part, counts: seen.append(counts.samples)
+        many,
+        tmp_path / "three",
+        tokenizer,
+        processes=3,
+        progress=lambda part, counts, total: seen.append(counts.samples),
     )
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
     assert one == three and sum(seen) == one.samples == 6 * 40 * len(TEXTS) and len(seen) > 10

@@ -64,7 +64,11 @@ def test_ray_writes_the_bytes_that_local_processes_write(
     seen: list[int] = []
     here = stoker.prepare(raw, tmp_path / "here", tokenizer, processes=1)
     there = stoker.prepare(
-        raw, tmp_path / "there", tokenizer, engine="ray", progress=lambda part, counts: seen.append(counts.samples)
+        raw,
+        tmp_path / "there",
+        tokenizer,
+        engine="ray",
+        progress=lambda part, counts, total: seen.append(counts.samples),
     )
     assert contents(tmp_path / "here") == contents(tmp_path / "there")
     assert here == there and sum(seen) == here.samples and len(seen) > 10
@@ -75,7 +79,7 @@ def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp
     stoker.prepare(raw, tmp_path / "whole", tokenizer, processes=1)
     num_parts = 0
 
-    def interrupt(part: Any, counts: Any) -> None:
+    def interrupt(part: Any, counts: Any, total_bytes: int) -> None:
         nonlocal num_parts
         num_parts += 1
         if num_parts == 3:
@@ -87,7 +91,7 @@ def test_ray_goes_on_where_a_run_was_interrupted(raw: Path, tokenizer: Path, tmp
     assert len(done) >= 3 * 3
     kept: dict[Path, int] = {}
 
-    def look(part: Any, counts: Any) -> None:
+    def look(part: Any, counts: Any, total_bytes: int) -> None:
         kept.update({p: p.stat().st_mtime_ns for p in done})
 
     stoker.prepare(raw, tmp_path / "out", tokenizer, engine="ray", progress=look)

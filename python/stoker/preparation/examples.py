@@ -76,6 +76,10 @@ class ChatTemplateError(BadExampleError):
     """A chat template refuses a conversation."""
 
 
+class EmptyTextError(BadExampleError):
+    """A document has nothing in it."""
+
+
 class NoLossError(BadExampleError):
     """No label is left."""
 

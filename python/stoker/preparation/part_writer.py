@@ -15,8 +15,17 @@ import numpy as np
 
 from stoker.encodings import EMPTY_ARRAY
 from stoker.files import write_atomically
-from stoker.preparation.examples import BadExampleError, NoLossError, Untokenized, read_example, stitch
-from stoker.preparation.rules import EXAMPLE_KEYS, TEXT_KEYS, Rules, end_of, example_columns, kind_of_row
+from stoker.preparation.boundaries import find_boundary
+from stoker.preparation.examples import (
+    IGNORE_LABEL,
+    BadExampleError,
+    EmptyTextError,
+    NoLossError,
+    Untokenized,
+    read_example,
+    stitch,
+)
+from stoker.preparation.rules import EXAMPLE_KEYS, TEXT_KEYS, Rules, end_of, example_columns, form_of_row, ids_columns
 from stoker.preparation.sources import BadRowError, Part, Row, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.writer import MDSWriter
@@ -54,11 +63,11 @@ class Counts:
         self.bad = dict(collections.Counter(self.bad) + collections.Counter(other.bad))
         self.shown = (self.shown + other.shown)[:_SHOWN]
 
-    def leave_out(self, error: Exception) -> None:
+    def leave_out(self, error: Exception) -> bool:
+        """Counts a row that is left out. Returns whether it is one of the first, and is to be shown."""
         reason = type(error).__name__.removesuffix("Error")
         self.bad[reason] = self.bad.get(reason, 0) + 1
-        if len(self.shown) < _SHOWN:
-            self.shown.append(str(error))
+        return len(self.shown) < _SHOWN
 
 
 # ---------------------------------------------------------------- one part
@@ -72,12 +81,18 @@ class _Waiting:
     Attributes:
         row: The row.
         texts: Parts of a document, or the texts of an example.
-        example: None where it is a document.
+        rest: What they are of: an example; a sample, if the row has token ids and there is no text; None: a document.
     """
 
     row: Row
     texts: list[str]
-    example: Untokenized | None
+    rest: Untokenized | Sample | None
+
+    @property
+    def size(self) -> int:
+        """Characters, or token ids."""
+        num_ids = sum(map(len, self.rest.values())) if isinstance(self.rest, dict) else 0
+        return sum(map(len, self.texts)) + num_ids
 
 
 @functools.lru_cache(maxsize=8)
@@ -104,6 +119,8 @@ class PartWriter:
         self._ids_dtype, self._labels_dtype = self._dtypes[self._ids_name], self._dtypes.get("labels")
         before, behind = _around(rules, tokenizer)
         self._before, self._behind = np.array(before, self._ids_dtype), np.array(behind, self._ids_dtype)
+        asked_for = [tokenizer.encode([text])[0] if text else [] for text in (rules.bos_text, rules.eos_text)]
+        self._around_ids = np.array(asked_for[0], self._ids_dtype), np.array(asked_for[1], self._ids_dtype)
         self.tokenizer_sha256 = tokenizer.sha256
 
     def write(self, part: Part, directory: Path) -> Counts:
@@ -159,41 +176,46 @@ class PartWriter:
     def _samples(self, part: Part, counts: Counts) -> Iterator[Sample | None]:
         """Of each row, in order; None where it is left out. They are tokenized some at a time."""
         waiting: list[_Waiting | None] = []
-        num_chars = 0
+        size = 0
         for row in itertools.chain.from_iterable(map(read_rows, part)):
             try:
                 waiting.append(self._read(row, counts))
             except (BadRowError, BadExampleError) as error:
                 self._leave_out(row, error, counts)
                 waiting.append(None)
-            num_chars += sum(map(len, waiting[-1].texts)) if waiting[-1] else 0
-            if num_chars >= _BATCH_CHARS:
+            size += waiting[-1].size if waiting[-1] else 0
+            if size >= _BATCH_CHARS:
                 yield from self._tokenize(waiting, counts)
-                waiting, num_chars = [], 0
+                waiting, size = [], 0
         yield from self._tokenize(waiting, counts)
 
     def _read(self, row: Row | BadRowError, counts: Counts) -> _Waiting | None:
         if not isinstance(row, Row):
             raise row
-        if self._rules.kind == "text" or kind_of_row(row.values, self._columns) == "text":
+        form = form_of_row(row.values, self._columns)
+        if form == "ids":
+            sample = self._sample_of(row)
+            if not len(sample[self._ids_name]):
+                raise EmptyTextError("it has no token.")
+            return _Waiting(row, [], sample)
+        if form == "text" or self._rules.kind == "text":
             text = self._text_of(row.values)
             if not text:
-                counts.bad["EmptyText"] = counts.bad.get("EmptyText", 0) + 1
-                return None
+                raise EmptyTextError("its text is empty.")
             return _Waiting(row, list(cut_text(text)), None)
         example = read_example(self._example_of(row.values), self._tokenizer)
         return _Waiting(row, example.texts, example)
 
     def _leave_out(self, row: Row | BadRowError, error: BadRowError | BadExampleError, counts: Counts) -> None:
         """Raises the error, with the place of the row, unless it is to be counted."""
-        told = (
-            error
-            if isinstance(error, BadRowError) or not isinstance(row, Row)
-            else type(error)(f"{row.where}: {error}")
-        )
-        if not (self._rules.on_error == "skip" or isinstance(error, NoLossError)):
+        is_counted = self._rules.on_error == "skip" or isinstance(error, (EmptyTextError, NoLossError))
+        if is_counted and not counts.leave_out(error):
+            return
+        place = f"{row.where}: " if isinstance(row, Row) and isinstance(error, BadExampleError) else ""
+        told = type(error)(f"{place}{error}")
+        if not is_counted:
             raise told from None
-        counts.leave_out(told)
+        counts.shown.append(str(told))
 
     def _tokenize(self, waiting: Sequence[_Waiting | None], counts: Counts) -> Iterator[Sample | None]:
         ids = self._ids_of(text for one in waiting if one for text in one.texts)
@@ -203,7 +225,7 @@ class PartWriter:
                 continue
             of_texts = itertools.islice(ids, len(one.texts))
             try:
-                sample = self._document(of_texts) if one.example is None else self._example(one.example, list(of_texts))
+                sample = self._sample(one, of_texts)
             except BadExampleError as error:
                 self._leave_out(one.row, error, counts)
                 yield None
@@ -211,7 +233,9 @@ class PartWriter:
             counts.samples += 1
             counts.tokens += len(sample[self._ids_name])
             counts.loss_tokens += (
-                int(np.count_nonzero(sample["labels"] != -100)) if "labels" in sample else len(sample[self._ids_name])
+                int(np.count_nonzero(sample["labels"] != IGNORE_LABEL))
+                if "labels" in sample
+                else len(sample[self._ids_name])
             )
             counts.text_bytes += sum(len(text.encode()) for text in one.texts)
             yield sample
@@ -241,21 +265,44 @@ class PartWriter:
             raise BadExampleError(f"column {keys[0]} holds {type(text).__name__}, not text.")
         return text
 
-    def _document(self, ids_of_parts: Iterable[list[int]]) -> Sample:
-        parts = (np.array(ids, self._ids_dtype) for ids in ids_of_parts)
-        ids = np.concatenate([self._before, *parts, self._behind])
-        return (
-            {"tokens": ids}
-            if self._labels_dtype is None
-            else {"input_ids": ids, "labels": ids.astype(self._labels_dtype)}
-        )
+    def _sample_of(self, row: Row) -> Sample:
+        """Of a row that has token ids."""
+        columns = ids_columns(row.values, self._columns)
+        assert columns is not None
+        vocab_size = self._tokenizer.vocab_size
+        ids = _integers(row.values, columns[0], vocab_size).astype(self._ids_dtype)
+        before, behind = _at_ends(row, *self._around_ids)
+        if columns[1] is None or self._labels_dtype is None:
+            return self._make([before, ids, behind])
+        labels = _integers(row.values, columns[1], vocab_size, besides=IGNORE_LABEL).astype(self._labels_dtype)
+        if len(labels) != len(ids):
+            raise BadExampleError(f"there are {len(ids)} {columns[0]} and {len(labels)} labels: they go together.")
+        if len(labels) and np.all(labels == IGNORE_LABEL):
+            raise NoLossError(f"no label is left: all of them are {IGNORE_LABEL}.")
+        return self._make([before, ids, behind], [before, labels, behind])
+
+    def _sample(self, waiting: _Waiting, ids_of_texts: Iterable[list[int]]) -> Sample:
+        if isinstance(waiting.rest, dict):
+            return waiting.rest
+        if waiting.rest is None:
+            before, behind = _at_ends(waiting.row, self._before, self._behind)
+            return self._make([before, *(np.array(ids, self._ids_dtype) for ids in ids_of_texts), behind])
+        return self._example(waiting.rest, list(ids_of_texts))
 
     def _example(self, example: Untokenized, ids_of_texts: Sequence[list[int]]) -> Sample:
         tokenizer = self._tokenizer
         ids, labels = stitch(example.turns_of(ids_of_texts, tokenizer), self._rules.targets, tokenizer.eos_token_id)
         if max(ids) >= tokenizer.vocab_size:
             raise BadExampleError(f"token id {max(ids)} is not in a vocabulary of {tokenizer.vocab_size}.")
-        return {"input_ids": np.array(ids, self._ids_dtype), "labels": np.array(labels, self._labels_dtype)}
+        return self._make([np.array(ids)], [np.array(labels)])
+
+    def _make(self, ids: Sequence[np.ndarray], labels: Sequence[np.ndarray] | None = None) -> Sample:
+        """A sample of arrays one behind the other. Without labels there is loss on every token."""
+        all_ids = np.concatenate(ids).astype(self._ids_dtype)
+        if self._labels_dtype is None:
+            return {self._ids_name: all_ids}
+        all_labels = all_ids if labels is None else np.concatenate(labels)
+        return {self._ids_name: all_ids, "labels": all_labels.astype(self._labels_dtype)}
 
     def _example_of(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         if columns := example_columns(self._columns):
@@ -269,6 +316,30 @@ class PartWriter:
         return values  # which kind_of refuses, naming its keys
 
 
+def _at_ends(row: Row, before: np.ndarray, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What stands around a document, where the row is its beginning and its end."""
+    return before[: None if row.is_begin else 0], behind[: None if row.is_end else 0]
+
+
+def _integers(values: Mapping[str, Any], column: str, vocab_size: int, *, besides: int | None = None) -> np.ndarray:
+    """A column of token ids: (num_tokens) of an integer type, each of the vocabulary, or `besides`."""
+    try:
+        array = np.asarray(values[column])
+    except ValueError:  # lists of different lengths
+        array = np.empty((0, 0))
+    if array.shape == (0,):
+        return np.empty(0, np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise BadExampleError(f"column {column} holds {type(values[column]).__name__}, not a list of token ids.")
+    wrong = np.flatnonzero(((array < 0) | (array >= vocab_size)) & (True if besides is None else array != besides))
+    if len(wrong):
+        raise BadExampleError(
+            f"column {column} has {array[wrong[0]]} at {wrong[0]}, which is not in a vocabulary of {vocab_size}: give "
+            "the tokenizer that it was made with."
+        )
+    return array
+
+
 def _around(rules: Rules, tokenizer: TextTokenizer) -> tuple[list[int], list[int]]:
     """What stands before and behind each document."""
     begin = tokenizer.encode([rules.bos_text])[0] if rules.bos_text else []
@@ -279,13 +350,10 @@ def _around(rules: Rules, tokenizer: TextTokenizer) -> tuple[list[int], list[int
 
 
 def cut_text(text: str) -> Iterator[str]:
-    """Parts of at most about a million characters, cut before white space, where tokenizers that split at words first
-    (byte-level BPE) cut too: so that memory does not grow with a document."""
+    """Parts of about a million characters at most, so that memory does not grow with a document."""
     begin = 0
     while len(text) - begin > _BATCH_CHARS:
-        end = begin + _BATCH_CHARS
-        while end < len(text) and not (text[end].isspace() and not text[end - 1].isspace()):
-            end += 1
+        end = find_boundary(text, begin + _BATCH_CHARS)
         yield text[begin:end]
         begin = end
     if begin < len(text):

@@ -27,14 +27,14 @@ from stoker.preparation.job import INDEX, Job
 from stoker.preparation.mixing import name_sources
 from stoker.preparation.part_writer import Counts
 from stoker.preparation.rules import Rules, end_of, example_columns, identity_of, kind_of_row
-from stoker.preparation.sources import Part, Row, find_parts, read_rows
+from stoker.preparation.sources import Part, Reading, Row, find_parts, identify, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.units import parse_count
 
 VERSION = 1  # of what comes out
 _PARTS, _PLAN = ".parts", "plan.json"
 
-Progress = Callable[[Part, Counts], None]
+Progress = Callable[[Part, Counts, int], None]
 
 
 def prepare(
@@ -62,6 +62,9 @@ def prepare(
     share: tuple[int, int] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    token_dtype: str | None = None,
+    subset: str | None = None,
+    split: str | None = None,
 ) -> Counts:
     """Tokenizes raw data into a directory of token shards, which a loader reads as a stream.
 
@@ -69,18 +72,21 @@ def prepare(
     was interrupted, in any way, goes on where it stood; one that is finished is left alone.
 
     Args:
-        sources: Files and folders: JSON (an object a line, or an array), CSV, Parquet, text (a document a file); JSON,
-            CSV and text also as .zst or .gz.
+        sources: Files and folders: JSON (an object a line, or an array), CSV and text (a document a file), all three
+            also as .zst or .gz; Parquet; data sets of MDS shards; token ids as .npy, as .bin of nanoGPT or llm.c, and
+            as .bin and .idx of Megatron-LM; data sets of Hugging Face, in a folder of `save_to_disk`, or by name as
+            hf:NAME.
         out: A directory, empty or absent, or one of an earlier run with the same sources and arguments.
         tokenizer: A tokenizer.json, a folder with one, or a name on the Hugging Face hub.
         kind: "text": one sample a document, column `text` or `content`. "finetuning": `messages`, `turns`, or `prompt`
             and `response` or `completion`; loss on what is answered; and rows of text, with loss on every token.
-            "auto": finetuning, where the first row of any source is that, else text.
+            "auto": finetuning, where the first row of any source is that, else text. Rows may also hold token ids:
+            `tokens`, or `input_ids`, with `labels` that are -100 where there is no loss; they are taken as they are.
         columns: Columns of the sources by what they are, such as {"prompt": "instruction", "response": "output"} or
             {"text": "body"}.
         add_special_tokens: Of text: the tokens that the tokenizer puts around a document.
         bos_text, eos_text: Of text: what stands before and behind each document. Default: nothing, and the tokenizer's
-            end-of-sequence token, if it has one. "" for the end: nothing.
+            end-of-sequence token, if it has one. "" for the end: nothing. Around token ids stands only what is given.
         target_prompts: Which prompts have loss: "none", "all" or "length>=N".
         target_responses: Which answers of a conversation have loss: "all" or "last".
         concat: Of text: instead of documents rows of so many tokens, cut from all documents one behind the other, as
@@ -104,7 +110,10 @@ def prepare(
         share: (i, k): write only every k-th part, from the i-th on, and leave the rest to others; when they all have
             ended, a run without it makes the whole of what they wrote.
         overwrite: Remove the data set that `out` holds, or the beginning of one, and begin anew.
-        progress: Called with each part that is done and what became of its rows.
+        progress: Called with each part that is done, what became of its rows, and the bytes of all parts.
+        token_dtype: Integer type of .bin files without a header, where it is not uint16; of `bytes` columns of MDS
+            shards, where it is not int64.
+        subset, split: Of data sets of Hugging Face. Default: the only subset, and "train".
 
     Returns:
         What became of all rows, or of those of the share.
@@ -122,9 +131,12 @@ def prepare(
     run = find_engine(engine, processes)
     paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     by_source = {"": paths} if mix is None else name_sources(paths, mix)
-    parts_of = {name: [_absolute(part) for part in find_parts(of_source)] for name, of_source in by_source.items()}
-    parts = [part for of_source in parts_of.values() for part in of_source]
     text_tokenizer = TextTokenizer(tokenizer)
+    reading = Reading(text_tokenizer.eos_token_id, text_tokenizer.vocab_size, token_dtype, subset, split)
+    parts_of = {
+        name: [_absolute(part) for part in find_parts(of_source, reading)] for name, of_source in by_source.items()
+    }
+    parts = [part for of_source in parts_of.values() for part in of_source]
     rules = Rules(
         tokenizer=_absolute_path(os.fspath(tokenizer)),
         kind=_kind_of(parts, itertools.chain(*by_source.values()), columns or {}) if kind == "auto" else kind,
@@ -146,7 +158,7 @@ def prepare(
         raise ValueError(f"mix_tokens={mix_tokens!r} is for a mix: give the sources shares.")
     if rules.concat:
         _check_concat(rules, text_tokenizer)
-    plan = _make_plan(rules, parts_of, text_tokenizer)
+    plan = _make_plan(rules, reading, parts_of, text_tokenizer)
     directory = Path(os.path.abspath(out))
     numbers = _check_share(share, len(parts), overwrite=overwrite)
     if not _begin(directory, plan, overwrite=overwrite):
@@ -223,16 +235,19 @@ def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
 
 
 # ---------------------------------------------------------------- the plan
-def _make_plan(rules: Rules, parts_of: Mapping[str, Sequence[Part]], tokenizer: TextTokenizer) -> dict[str, Any]:
+def _make_plan(
+    rules: Rules, reading: Reading, parts_of: Mapping[str, Sequence[Part]], tokenizer: TextTokenizer
+) -> dict[str, Any]:
     """All that the output depends on, as JSON has it."""
     parts = [part for of_source in parts_of.values() for part in of_source]
-    files = {piece.path: os.stat(piece.path) for part in parts for piece in part}
+    files = {piece.path: piece for part in parts for piece in part}
     plan = {
         "version": VERSION,
         "rules": {**asdict(rules), "tokenizer": tokenizer.sha256},
+        "reading": asdict(reading),
         "sources": {name: len(of_source) for name, of_source in parts_of.items()},
         "parts": [[[Path(p.path).name, p.begin, p.end] for p in part] for part in parts],
-        "files": [[Path(path).name, stat.st_size, stat.st_mtime_ns] for path, stat in files.items()],
+        "files": [identify(piece) for piece in files.values()],
         "chat_template": tokenizer.chat_template.text if rules.kind == "finetuning" else None,
         "tokenizer": identity_of(rules, tokenizer),
     }
@@ -281,16 +296,17 @@ def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool
 def _write_parts(job: Job, engine: Engine, numbers: Sequence[int], progress: Progress | None) -> Counts:
     """Writes those of some parts that are not there yet. Returns the counts of all of them, in their order."""
     missing = []
+    total_bytes = sum(piece.size_bytes for number in numbers for piece in job.parts[number])
     for number in numbers:
         if (known := job.find_counts(number)) is None:
             missing.append(number)
         elif progress is not None:
-            progress(job.parts[number], known)
+            progress(job.parts[number], known, total_bytes)
     if missing:
         with contextlib.closing(engine(job, missing)) as written:
             for number in written:
                 if progress is not None:
-                    progress(job.parts[number], job.counts_of(number))
+                    progress(job.parts[number], job.counts_of(number), total_bytes)
     total = Counts()
     for number in numbers:
         total.add(job.counts_of(number))

@@ -8,8 +8,10 @@ from typing import Any
 
 from stoker.preparation.examples import Targets
 from stoker.preparation.tokenizer import TextTokenizer
+from stoker.schema import TOKEN_COLUMNS
 
 TEXT_KEYS = ("text", "content")
+IDS_KEYS = (*TOKEN_COLUMNS, "labels")  # of rows that are token ids already; labels stand beside input_ids only
 EXAMPLE_KEYS = (("messages",), ("turns",), ("prompt", "response"), ("prompt", "completion"))
 
 
@@ -72,27 +74,45 @@ class Rules:
         return {"input_ids": f"ndarray:{ids}", "labels": f"ndarray:{labels}"}
 
 
-def kind_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-    """ "finetuning" or "text", by a row's columns; None where they are those of neither.
+def form_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+    """ "example", "text" or "ids", by a row's columns; None where they are those of none.
 
     Args:
         values: The row.
-        columns: As in `Rules`. Where those of examples are named, the text's must be, too.
+        columns: As in `Rules`. Where some are named, no others are looked for.
     """
-    named = example_columns(columns)
-    of_text = [columns["text"]] if "text" in columns else [] if named else TEXT_KEYS
-    of_examples = [tuple(named.values())] if named else EXAMPLE_KEYS
+    of_examples = [tuple(named.values())] if (named := example_columns(columns)) else [] if columns else EXAMPLE_KEYS
+    of_text = [columns["text"]] if "text" in columns else [] if columns else TEXT_KEYS
     found = {
-        "finetuning": any(all(key in values for key in keys) for keys in of_examples),
+        "example": any(all(key in values for key in keys) for keys in of_examples),
         "text": any(key in values for key in of_text),
+        "ids": ids_columns(values, columns) is not None,
     }
-    order = ("text", "finetuning") if "text" in columns and not named else ("finetuning", "text")
-    return next((kind for kind in order if found[kind]), None)
+    return next((form for form, is_found in found.items() if is_found), None)
+
+
+def kind_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+    """ "finetuning" or "text", by a row's columns as `form_of_row` takes them; None where they are those of none."""
+    form = form_of_row(values, columns)
+    if form == "ids":
+        ids_and_labels = ids_columns(values, columns)
+        return "finetuning" if ids_and_labels is not None and ids_and_labels[1] else "text"
+    return None if form is None else "text" if form == "text" else "finetuning"
+
+
+def ids_columns(values: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, str | None] | None:
+    """The columns of a row that hold token ids, and labels if there are any; None where it has no ids."""
+    named = columns or {key: key for key in IDS_KEYS if key in values}
+    for key in TOKEN_COLUMNS:
+        if named.get(key) in values:
+            labels = named.get("labels") if key == "input_ids" else None
+            return named[key], labels if labels in values else None
+    return None
 
 
 def example_columns(columns: Mapping[str, str]) -> dict[str, str]:
     """Those of prompts, responses and the like."""
-    return {key: column for key, column in columns.items() if key != "text"}
+    return {key: column for key, column in columns.items() if key not in ("text", *IDS_KEYS)}
 
 
 def end_of(rules: Rules, tokenizer: TextTokenizer) -> list[int]:

@@ -1,0 +1,100 @@
+"""Files of bytes, plain or compressed: opened, measured and read from any byte."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+COMPRESSIONS = (".zst", ".zstd", ".gz")  # that may stand behind a file's name
+_CHUNK = 1 << 20
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """A file, decompressed."""
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
+        return gzip.open(path)  # type: ignore[return-value]
+    if suffix in (".zst", ".zstd"):
+        import zstandard
+
+        file = path.open("rb")
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+        return io.BufferedReader(reader, _CHUNK)
+    return path.open("rb")
+
+
+def size_of(path: str | Path) -> int:
+    """Bytes of a file, decompressed.
+
+    Raises:
+        ValueError: A compressed file is cut or damaged: reading it later would end early, without a word.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in COMPRESSIONS:
+        return path.stat().st_size
+    try:
+        return _size_of_gzip(path) if suffix == ".gz" else _size_of_zstd(path)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is cut or damaged: {error}. Fetch or write it again.") from None
+
+
+def _size_of_gzip(path: Path) -> int:
+    with gzip.open(path) as file:
+        return sum(map(len, iter(lambda: file.read(_CHUNK), b"")))
+
+
+def _size_of_zstd(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(map(len, decompress_zstd(iter(lambda: file.read(_CHUNK), b""))))
+
+
+def decompress_zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompresses frame after frame. zstandard's stream reader takes a frame that is cut for the end of the file.
+
+    Raises:
+        EOFError: It is cut or damaged.
+    """
+    import zstandard
+
+    decompressor = zstandard.ZstdDecompressor()
+    frame = decompressor.decompressobj()
+    is_inside = False
+    try:
+        for chunk in chunks:
+            data = chunk
+            while data:
+                is_inside = True
+                yield frame.decompress(data)
+                data = b""
+                if frame.eof:
+                    data = frame.unused_data
+                    frame, is_inside = decompressor.decompressobj(), False
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from None
+    if is_inside:
+        raise EOFError("its last zstd frame does not end")
+
+
+def skip(file: BinaryIO, size_bytes: int) -> None:
+    """Goes on behind so many bytes, from the beginning of a file that `open_file` opened."""
+    if isinstance(file, io.BufferedReader) and isinstance(file.raw, io.FileIO):
+        file.seek(size_bytes)
+        return
+    while size_bytes > 0 and (chunk := file.read(min(size_bytes, _CHUNK))):
+        size_bytes -= len(chunk)
+
+
+def line_number(path: str | Path, begin: int) -> int:
+    """Of the line that begins at a byte of the decompressed file; the first is 1."""
+    number = 1
+    with open_file(path) as file:
+        while begin > 0 and (chunk := file.read(min(begin, _CHUNK))):
+            number += chunk.count(b"\n")
+            begin -= len(chunk)
+    return number
