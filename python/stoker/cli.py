@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -55,7 +56,10 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards go")
     parser.add_argument(
-        "--tokenizer", required=True, metavar="T", help="a tokenizer.json, a folder with one, or a name on the hub"
+        "--tokenizer",
+        required=True,
+        metavar="T",
+        help="a tokenizer.json or .model, a folder with one, tiktoken:NAME, or a name on the hub",
     )
     parser.add_argument("--kind", default="auto", choices=("auto", "text", "finetuning"), help="default: %(default)s")
     parser.add_argument(
@@ -65,16 +69,22 @@ def _add_prepare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="A=B,...",
         help="the sources' columns: text=body, or prompt=instruction,response=output",
     )
+    parser.add_argument(
+        "--preset", metavar="P", help="rows of a public data set: alpaca, dolly, sharegpt, ...; or MODULE:FUNCTION"
+    )
     parser.add_argument("--no-special-tokens", action="store_true", help="of text: not what the tokenizer adds")
     parser.add_argument("--bos-text", metavar="TEXT", help="of text: before each document (default: nothing)")
     parser.add_argument("--eos-text", metavar="TEXT", help="behind each (default: the tokenizer's end of sequence)")
     parser.add_argument("--target-prompts", default="none", metavar="RULE", help="none, all or length>=N")
     parser.add_argument("--target-responses", default="all", choices=("all", "last"), help="default: %(default)s")
     parser.add_argument(
+        "--max-seq-len", type=int, metavar="N", help="leave out examples without loss among so many first tokens"
+    )
+    parser.add_argument(
         "--concat", type=int, metavar="N", help="of text: rows of N tokens, cut from documents one behind the other"
     )
     parser.add_argument("--no-wrap", action="store_true", help="drop what does not fit into such a row")
-    parser.add_argument("--foundry-compatible", action="store_true", help="int32 columns, as LLM Foundry writes them")
+    parser.add_argument("--foundry-compatible", action="store_true", help="what LLM Foundry reads: int32, and turns")
     parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL or none")
     parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="default: %(default)s")
     parser.add_argument(
@@ -129,6 +139,8 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    if arguments.preset and ":" in arguments.preset:
+        sys.path.insert(0, os.getcwd())  # where the user's function is likely to be, as with `python -m`
     with _progress() as progress:
         counts = prepare(
             arguments.sources,
@@ -136,11 +148,13 @@ def _prepare(arguments: argparse.Namespace) -> None:
             arguments.tokenizer,
             kind=arguments.kind,
             columns=arguments.columns,
+            preset=arguments.preset,
             add_special_tokens=not arguments.no_special_tokens,
             bos_text=arguments.bos_text,
             eos_text=arguments.eos_text,
             target_prompts=arguments.target_prompts,
             target_responses=arguments.target_responses,
+            max_seq_len=arguments.max_seq_len,
             concat=arguments.concat,
             wrap=not arguments.no_wrap,
             foundry_compatible=arguments.foundry_compatible,
@@ -274,11 +288,6 @@ def _add_merge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "shard is read or moved.",
     )
     parser.add_argument("directory", metavar="DIR", help="holds directories with index.json")
-    parser.add_argument(
-        "--token-dtype", metavar="D", help="integer type of .bin files without a header (default: uint16)"
-    )
-    parser.add_argument("--subset", metavar="S", help="of data sets of Hugging Face")
-    parser.add_argument("--split", metavar="S", help="of data sets of Hugging Face (default: train)")
     parser.add_argument("--overwrite", action="store_true", help="replace the index that DIR has")
     parser.set_defaults(run=_merge)
 

@@ -199,9 +199,9 @@ class DataLoader:
             cache_dir: Default: `$STOKER_CACHE`, else `stoker` in the user's cache home.
             tokenizer: Streams may be of raw samples (`text`, `prompt` and `response`, `messages`, `turns`). Their
                 shards are tokenized one by one, ahead of need, into files in `cache_dir`, by the rules of
-                `stoker.prepare` (see `Stream.prepare`). A tokenizer.json, a folder with one, or a name on the Hugging
-                Face hub. Layout `concat` can't have such streams. Where weights or the length of an epoch go by tokens,
-                a stream's are reckoned from the first samples of its first shard.
+                `stoker.prepare` (see `Stream.prepare`), which tells what a tokenizer may be. Layout `concat` can't have
+                such streams. Where weights or the length of an epoch go by tokens, a stream's are reckoned from the
+                first samples of its first shard.
             tokenizer_processes: That tokenize. One keeps up with most trainers; more give the first batch sooner.
 
         Raises:

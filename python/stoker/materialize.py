@@ -107,7 +107,7 @@ class Tokenization:
             )
         named = dict(options.pop("columns", {}))
         targets = Targets(options.pop("target_prompts", "none"), options.pop("target_responses", "all"))
-        kind = kind_of_row(dict.fromkeys(columns), named)
+        kind = "finetuning" if "preset" in options else kind_of_row(dict.fromkeys(columns), named)
         if kind is None:
             raise ValueError(
                 f"stream {stream.name!r} has the columns {', '.join(columns)}: say which of them is the text, or "

@@ -14,7 +14,8 @@ def import_alone(name: str) -> ModuleType:
     """A module of llmfoundry, without running the `__init__` of its packages. Of Composer it may use what it imports by
     name only."""
     root = Path(str(importlib.metadata.distribution("llm-foundry").locate_file("llmfoundry")))
-    for package in ("llmfoundry", "llmfoundry.utils", "llmfoundry.data", "llmfoundry.data.finetuning"):
+    data_prep = ("llmfoundry.command_utils", "llmfoundry.command_utils.data_prep")
+    for package in ("llmfoundry", "llmfoundry.utils", "llmfoundry.data", "llmfoundry.data.finetuning", *data_prep):
         if package not in sys.modules:
             module = ModuleType(package)
             module.__path__ = [str(root.joinpath(*package.split(".")[1:]))]

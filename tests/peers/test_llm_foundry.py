@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from foundry import packing_collator
+from foundry import import_alone, make_tokenizer, packing_collator
 
 import stoker
 
@@ -67,3 +68,43 @@ def test_a_loader_packs_as_bin_pack_collator_does(tmp_path: Path, ratio: float, 
             want = collator([turns(row) for row in rows[step * raw : (step + 1) * raw]])
             for field in fields:
                 torch.testing.assert_close(batch[field], want[field], rtol=0, atol=0, msg=f"{field} of batch {step}")
+
+
+@pytest.mark.parametrize("targets", [("none", "all"), ("all", "last"), ("length>=3", "all")])
+def test_what_is_prepared_for_llm_foundry_gives_its_batches(tmp_path: Path, targets: tuple[str, str]) -> None:
+    """`stoker prepare --foundry-compatible`, read by MosaicML Streaming and put together by LLM Foundry's collator,
+    beside what a loader makes of the same sources prepared for stoker."""
+    import streaming
+
+    tokenizer = make_tokenizer(PAD, EOS, 50_000)
+    tokenizer.save_pretrained(str(tmp_path / "tokenizer"))
+    rng = np.random.default_rng(1)
+    lines = []
+    for _ in range(40):
+        turns = [
+            {name: rng.integers(3, 50_000, rng.integers(1, 6)).tolist() for name in ("input_ids", "labels")}
+            for _ in range(rng.integers(1, 4))
+        ]
+        lines.append(json.dumps({"turns": turns}) + "\n")
+    (tmp_path / "raw.jsonl").write_text("".join(lines))
+    rules = {"target_prompts": targets[0], "target_responses": targets[1], "processes": 1}
+    for name, compatible in (("theirs", True), ("ours", False)):
+        stoker.prepare(
+            tmp_path / "raw.jsonl", tmp_path / name, tmp_path / "tokenizer", foundry_compatible=compatible, **rules
+        )
+    collator = import_alone("llmfoundry.data.finetuning.collator").Seq2SeqFinetuningCollator(
+        tokenizer, 24, decoder_only_format=True, target_prompts=targets[0], target_responses=targets[1]
+    )
+    dataset = streaming.StreamingDataset(local=str(tmp_path / "theirs"), shuffle=False, batch_size=1)
+    want = collator([dataset[i] for i in range(len(dataset))])
+    with stoker.DataLoader(
+        stoker.Stream(local=tmp_path / "ours"),
+        layout="pad",
+        seq_len=24,
+        batch_size=len(dataset),
+        shuffle=False,
+        pad_id=PAD,
+    ) as loader:
+        batch = next(iter(loader))
+    for field in ("input_ids", "labels"):
+        torch.testing.assert_close(batch[field], want[field], rtol=0, atol=0)

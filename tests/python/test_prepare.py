@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,35 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stoker
+from preparing import contents, samples_of, write_lines
 from stoker.preparation import examples, sources
 from stoker.preparation.examples import IGNORE_LABEL, Targets, stitch
-from stoker.preparation.part_writer import cut_text
+from stoker.preparation.sample_maker import cut_text
 from stoker.preparation.sources import Reading, Row, find_parts, read_rows
 from stoker.preparation.sources.files import size_of
 from stoker.preparation.sources.json_files import Json, JsonLines
 from stoker.preparation.tokenizer import TextTokenizer
 from texts import BEGIN, END, TEXTS, ids_of
-
-
-def samples_of(directory: Path) -> list[dict[str, list[int]]]:
-    """All samples of a data set, in order."""
-    stream = stoker.Stream(local=directory)
-    with stoker.DataLoader(stream, seq_len=8, batch_size=1, layout="pad", drop_last=False) as loader:
-        index = json.loads((directory / "index.json").read_text())
-        return [
-            {name: values.tolist() for name, values in loader.dataset.read(str(stream.name), shard, sample).items()}
-            for shard, entry in enumerate(index["shards"])
-            for sample in range(entry["samples"])
-        ]
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted(directory.iterdir())}
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 # ---------------------------------------------------------------- sources
@@ -307,7 +286,7 @@ def test_the_tokens_that_a_tokenizer_puts_around_a_document(tokenizer: Path, tmp
 @given(st.text(st.sampled_from("ab \n\t.,é"), max_size=300), st.integers(1, 40))
 def test_a_long_document_is_cut_where_its_tokens_do_not_change(tokenizer: Path, text: str, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stoker.preparation.part_writer._BATCH_CHARS", most)
+        patch.setattr("stoker.preparation.sample_maker.BATCH_CHARS", most)
         parts = list(cut_text(text))
     assert "".join(parts) == text
     made = TextTokenizer(tokenizer)
@@ -562,34 +541,29 @@ def test_the_output_does_not_depend_on_processes(
 
 
 def test_a_run_that_is_killed_goes_on_and_gives_the_same_bytes(many: Path, tokenizer: Path, tmp_path: Path) -> None:
+    """With all its helpers, whatever they are writing when the third part of a run is done."""
     command = """
-        import sys, stoker
+        import itertools, os, signal, sys, stoker
         from stoker.preparation import sources
         sources._LEAST_PART = 5000
-        if __name__ == "__main__":
-            stoker.prepare(sys.argv[1], sys.argv[2], sys.argv[3], processes=int(sys.argv[4]))
+        raw, out, tokenizer, processes, end_after = sys.argv[1:]
+        calls = itertools.count(1)
+        def progress(*_):
+            if next(calls) == int(end_after):
+                os.killpg(0, signal.SIGKILL)
+        stoker.prepare(raw, out, tokenizer, processes=int(processes), progress=progress)
     """
     script = tmp_path / "run.py"
     script.write_text("\n".join(line[8:] for line in command.splitlines()))
 
-    def start(out: str, processes: int) -> subprocess.Popen[bytes]:
-        arguments = [str(many), str(tmp_path / out), str(tokenizer), str(processes)]
-        return subprocess.Popen([sys.executable, str(script), *arguments], start_new_session=True)
+    def run(out: str, processes: int, end_after: int = 0) -> int:
+        arguments = [str(many), str(tmp_path / out), str(tokenizer), str(processes), str(end_after)]
+        return subprocess.run([sys.executable, str(script), *arguments], start_new_session=True).returncode
 
-    assert start("whole", 1).wait() == 0
-    num_kills = 0
-    for processes in (1, 2, 1, 2):
-        run = start("killed", processes)
-        parts = tmp_path / "killed" / ".parts"
-        before = len(list(parts.glob("*/index.json"))) if parts.exists() else 0
-        while run.poll() is None and len(list(parts.glob("*/index.json"))) < before + 3:
-            time.sleep(0.001)
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-            num_kills += 1
-        run.wait()
-    assert start("killed", 1).wait() == 0
-    assert num_kills >= 1
+    assert run("whole", 1) == 0
+    for number, processes in enumerate((1, 2, 1, 2), 1):
+        assert run("killed", processes, 3 * number) == -signal.SIGKILL  # what is done already counts
+    assert run("killed", 1) == 0
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 

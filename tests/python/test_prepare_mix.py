@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -182,43 +181,50 @@ def test_a_mixture_does_not_depend_on_processes(
 def test_a_run_that_is_killed_goes_on_and_gives_the_same_bytes(raw: Path, tokenizer: Path, tmp_path: Path) -> None:
     script = write_script(tmp_path / "run.py")
 
-    def start(out: str, processes: int) -> subprocess.Popen[bytes]:
-        arguments = [str(raw), str(tmp_path / out), str(tokenizer), str(processes)]
-        return subprocess.Popen([sys.executable, str(script), *arguments], start_new_session=True)
+    def run(out: str, processes: int, end_at: str = "") -> int:
+        arguments = [str(raw), str(tmp_path / out), str(tokenizer), str(processes), end_at]
+        return subprocess.run([sys.executable, str(script), *arguments]).returncode
 
-    assert start("whole", 1).wait() == 0
-    num_kills = 0
-    # While parts are written; when those of a source are joined; in the middle of the mixture, and at its end.
-    for processes, until in (
-        (1, "000002/"),
-        (2, "source.0/index.json"),
-        (2, "mixed.*/shard.00003.mds.zstd"),
-        (1, "mixed.*/index.json"),
+    assert run("whole", 1) == 0
+    # While parts are written, by one process or helpers; when those of a source are joined; in the middle of the
+    # mixture, and at its end.
+    for processes, end_at in (
+        (1, "*/000002"),
+        (2, "progress"),
+        (1, "*/source.0/index.json"),
+        (2, "*/mixed.*/shard.00003.mds.zstd"),
+        (1, "*/mixed.*/index.json"),
+        (1, "*/killed/shard.00002.mds.zstd"),
     ):
-        run = start("killed", processes)
-        while run.poll() is None and not list((tmp_path / "killed" / ".parts").glob(until)):
-            time.sleep(0.0005)
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-            num_kills += 1
-        run.wait()
-    assert start("killed", 1).wait() == 0
-    assert num_kills >= 2
+        assert run("killed", processes, end_at) == -signal.SIGKILL, end_at
+    assert run("killed", 1) == 0
     assert contents(tmp_path / "whole") == contents(tmp_path / "killed")
 
 
 def write_script(path: Path) -> Path:
-    """A run whose parts and shards are small."""
+    """A run whose parts and shards are small, and which is killed where it is about to write a certain file, or when
+    some part is done."""
     path.write_text(
-        "import functools, sys, stoker\n"
+        "import fnmatch, functools, os, signal, sys, stoker\n"
+        "from stoker import writer\n"
         "from stoker.preparation import mixing, sources\n"
         "sources._LEAST_PART = 5000\n"
         "mixing.MDSWriter = functools.partial(stoker.MDSWriter, size_limit=1000)\n"
-        "if __name__ == '__main__':\n"
-        "    raw, out, tokenizer, processes = sys.argv[1:]\n"
-        "    names = [f'{raw}/{name}.jsonl' for name in 'abc']\n"
-        "    mix = {'a': 1, 'b': 0.7, 'c': 0.14}\n"
-        "    stoker.prepare(names, out, tokenizer, mix=mix, processes=int(processes))\n"
+        "raw, out, tokenizer, processes, end_at = sys.argv[1:]\n"
+        "def kill(*_):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "def killing(function, place):\n"
+        "    def call(*arguments):\n"
+        "        if fnmatch.fnmatch(str(arguments[place]), end_at):\n"
+        "            kill()\n"
+        "        return function(*arguments)\n"
+        "    return call\n"
+        "os.replace, os.rename = killing(os.replace, 1), killing(os.rename, 1)\n"
+        "writer.write_durably = killing(writer.write_durably, 0)\n"
+        "names = [f'{raw}/{name}.jsonl' for name in 'abc']\n"
+        "mix = {'a': 1, 'b': 0.7, 'c': 0.14}\n"
+        "progress = kill if end_at == 'progress' else None\n"
+        "stoker.prepare(names, out, tokenizer, mix=mix, processes=int(processes), progress=progress)\n"
     )
     return path
 

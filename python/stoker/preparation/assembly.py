@@ -100,8 +100,9 @@ def _join(directory: Path, parts: Sequence[Path], tokenizer: Mapping[str, Any], 
                 if (part / was).exists():
                     os.replace(part / was, directory / data["basename"])
             entries.append(entry)
-        rest = index["stoker"]
-        for name, of_all in totals.items():
-            of_all += rest[name]
-    index = {"shards": entries, "version": 2, "stoker": {**rest, **totals, "tokenizer": tokenizer}, **more}
+        if rest := index.get("stoker", {}):  # shards of turns have no tokens yet
+            for name, of_all in totals.items():
+                of_all += rest[name]
+    known = {"stoker": {**rest, **totals, "tokenizer": tokenizer}} if rest else {}
+    index = {"shards": entries, "version": 2, **known, **more}
     write_atomically(str(directory / INDEX), json.dumps(index, sort_keys=True).encode())

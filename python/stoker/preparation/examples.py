@@ -76,6 +76,10 @@ class ChatTemplateError(BadExampleError):
     """A chat template refuses a conversation."""
 
 
+class UnableToProcessPromptResponseError(BadExampleError):
+    """A preset finds no example in a row."""
+
+
 class EmptyTextError(BadExampleError):
     """A document has nothing in it."""
 
@@ -280,3 +284,16 @@ def stitch(turns: Sequence[Turn], targets: Targets, eos_token_id: int | None) ->
         labels += context if targets.has_prompt_loss(len(context)) else [IGNORE_LABEL] * len(context)
         labels += target if is_last or targets.responses == "all" else [IGNORE_LABEL] * len(target)
     return ids, labels
+
+
+def check_loss(labels: Sequence[int], max_seq_len: int | None) -> None:
+    """
+    Raises:
+        NoLossError: No label is left, or none among the first `max_seq_len`.
+    """
+    if all(label == IGNORE_LABEL for label in labels[:max_seq_len]):
+        raise NoLossError(
+            "no label is left."
+            if max_seq_len is None or len(labels) <= max_seq_len
+            else f"of its {len(labels)} tokens none of the first {max_seq_len} has loss."
+        )

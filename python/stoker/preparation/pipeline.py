@@ -44,11 +44,13 @@ def prepare(
     *,
     kind: str = "auto",
     columns: Mapping[str, str] | None = None,
+    preset: str | None = None,
     add_special_tokens: bool = True,
     bos_text: str | None = None,
     eos_text: str | None = None,
     target_prompts: str = "none",
     target_responses: str = "all",
+    max_seq_len: int | None = None,
     concat: int | None = None,
     wrap: bool = True,
     foundry_compatible: bool = False,
@@ -77,23 +79,31 @@ def prepare(
             as .bin and .idx of Megatron-LM; data sets of Hugging Face, in a folder of `save_to_disk`, or by name as
             hf:NAME.
         out: A directory, empty or absent, or one of an earlier run with the same sources and arguments.
-        tokenizer: A tokenizer.json, a folder with one, or a name on the Hugging Face hub.
+        tokenizer: A tokenizer.json, a model of SentencePiece, a folder with one, tiktoken:NAME, or a name on the
+            Hugging Face hub.
         kind: "text": one sample a document, column `text` or `content`. "finetuning": `messages`, `turns`, or `prompt`
             and `response` or `completion`; loss on what is answered; and rows of text, with loss on every token.
             "auto": finetuning, where the first row of any source is that, else text. Rows may also hold token ids:
             `tokens`, or `input_ids`, with `labels` that are -100 where there is no loss; they are taken as they are.
         columns: Columns of the sources by what they are, such as {"prompt": "instruction", "response": "output"} or
             {"text": "body"}.
+        preset: What makes examples of the rows of a common public data set: "alpaca", "dolly", "p3", "flan",
+            "sharegpt", "orca", "messages", "gsm8k", "stackmathqa", "metamath"; the name of such a data set on the
+            Hugging Face hub; or a function of the user's as "MODULE:FUNCTION", from the columns of a row to `prompt`
+            and `response`, or `messages`. What a function does is not part of what tells two preparations apart.
         add_special_tokens: Of text: the tokens that the tokenizer puts around a document.
         bos_text, eos_text: Of text: what stands before and behind each document. Default: nothing, and the tokenizer's
             end-of-sequence token, if it has one. "" for the end: nothing. Around token ids stands only what is given.
         target_prompts: Which prompts have loss: "none", "all" or "length>=N".
         target_responses: Which answers of a conversation have loss: "all" or "last".
+        max_seq_len: Of finetuning: examples without loss among so many first tokens are left out. Nothing is cut.
         concat: Of text: instead of documents rows of so many tokens, cut from all documents one behind the other, as
             LLM Foundry's scripts make them with --concat_tokens. The loader's layout `concat` cuts documents itself,
             for any seq_len.
         wrap: False: what does not fit into a row of `concat` is dropped, and the next document begins a new one.
-        foundry_compatible: int32 in all columns, as LLM Foundry's scripts write.
+        foundry_compatible: What LLM Foundry's scripts write and its loaders read: `tokens` in int32; of finetuning
+            data `turns`, JSON of prompts and answers as token ids, which are put together when they are read. stoker
+            reads those with a `tokenizer`.
         compression: Of the shards: "zstd", "zstd:LEVEL" or None.
         on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
             Empty texts, and examples with nothing that has loss, are left out and counted in any case.
@@ -139,12 +149,14 @@ def prepare(
     parts = [part for of_source in parts_of.values() for part in of_source]
     rules = Rules(
         tokenizer=_absolute_path(os.fspath(tokenizer)),
-        kind=_kind_of(parts, itertools.chain(*by_source.values()), columns or {}) if kind == "auto" else kind,
+        kind=_kind_of(parts, itertools.chain(*by_source.values()), columns or {}, preset) if kind == "auto" else kind,
         columns=tuple((columns or {}).items()),
+        preset=preset,
         add_special_tokens=add_special_tokens,
         bos_text=bos_text,
         eos_text=eos_text,
         targets=Targets(target_prompts, target_responses),
+        max_seq_len=max_seq_len,
         concat=None if concat is None else check_index("concat", concat, 1, 1 << 31),
         wrap=wrap,
         foundry_compatible=foundry_compatible,
@@ -193,8 +205,10 @@ def _check_share(share: tuple[int, int] | None, num_parts: int, *, overwrite: bo
     return range(index, num_parts, num_shares)
 
 
-def _kind_of(parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]], columns: Mapping[str, str]) -> str:
-    if example_columns(columns):
+def _kind_of(
+    parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]], columns: Mapping[str, str], preset: str | None
+) -> str:
+    if preset is not None or example_columns(columns):
         return "finetuning"
     rows = list(_first_rows(parts, sources))
     if not rows:
@@ -204,7 +218,7 @@ def _kind_of(parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]], c
         first = rows[kinds.index(None)]
         raise ValueError(
             f"{first.where} has the columns {', '.join(first.values)}: say which of them is the text, or prompt and "
-            'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}.'
+            'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}, or name a preset.'
         )
     return "finetuning" if "finetuning" in kinds else "text"
 

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from stoker.options import check_index
 from stoker.preparation.examples import Targets
+from stoker.preparation.presets import find_preset
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.schema import TOKEN_COLUMNS
 
@@ -23,13 +27,16 @@ class Rules:
         tokenizer: As `TextTokenizer` takes it.
         kind: "text" or "finetuning", of the shards.
         columns: Names of a row's columns by what they are: {"prompt": "instruction", "response": "output"}.
+        preset: Makes examples of rows, see `find_preset`; None: they are examples.
         add_special_tokens: Of text: what the tokenizer puts around a document.
         bos_text, eos_text: Of text: before and behind each document; None: nothing, or for the end the tokenizer's
             end-of-sequence token.
         targets: Of finetuning: where there is loss.
+        max_seq_len: Of finetuning: an example without loss among so many first tokens is left out; None: whatever its
+            length. Nothing is cut.
         concat: Of text: rows of so many tokens instead of documents, at the end; None: documents.
         wrap: Whether a document goes on in the next of these rows.
-        foundry_compatible: int32 for all, as LLM Foundry's scripts write.
+        foundry_compatible: As LLM Foundry's scripts write: int32 ids of text, and of examples `turns`, as JSON.
         compression: Of the shards: None or "zstd[:level]".
         on_error: "raise": the first bad row ends the preparation; "skip": they are left out. Empty texts, and examples
             without loss, are left out in any case.
@@ -41,10 +48,12 @@ class Rules:
     tokenizer: str
     kind: str
     columns: tuple[tuple[str, str], ...] = ()
+    preset: str | None = None
     add_special_tokens: bool = True
     bos_text: str | None = None
     eos_text: str | None = None
     targets: Targets = field(default_factory=Targets)
+    max_seq_len: int | None = None
     concat: int | None = None
     wrap: bool = True
     foundry_compatible: bool = False
@@ -57,21 +66,46 @@ class Rules:
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {self.on_error!r}: it must be 'raise' or 'skip'.")
+        if self.preset is not None:
+            find_preset(self.preset)
+            if self.columns:
+                raise ValueError("columns and preset both say what rows are: give one of them.")
+        for name, is_given in (("preset", self.preset is not None), ("max_seq_len", self.max_seq_len is not None)):
+            if is_given and self.kind == "text":
+                raise ValueError(f"{name}={getattr(self, name)!r} is for finetuning data, and this is text.")
+        if self.max_seq_len is not None:
+            check_index("max_seq_len", self.max_seq_len, 1, 1 << 31)
+        if self.mix and self.writes_turns:
+            raise ValueError(
+                "foundry_compatible finetuning data are turns, which can't be mixed ahead: prepare each source apart "
+                "and mix them as streams."
+            )
+
+    @property
+    def writes_turns(self) -> bool:
+        """Whether examples stay apart in turns, to be put together by who reads them."""
+        return self.foundry_compatible and self.kind == "finetuning"
 
     @property
     def is_read_again(self) -> bool:
         """Whether parts are not yet what comes out."""
         return bool(self.concat or self.mix)
 
-    def columns_of(self, vocab_size: int) -> dict[str, str]:
-        """Columns of the shards and their encodings."""
+    def dtypes_of(self, vocab_size: int) -> dict[str, np.dtype[Any]]:
+        """Integer types of token ids, and of labels beside them in finetuning data."""
         ids = "uint16" if vocab_size <= 1 << 16 else "uint32"
         labels = "int16" if vocab_size <= 1 << 15 else "int32"
         if self.foundry_compatible:
             ids = labels = "int32"
         if self.kind == "text":
-            return {"tokens": f"ndarray:{ids}"}
-        return {"input_ids": f"ndarray:{ids}", "labels": f"ndarray:{labels}"}
+            return {"tokens": np.dtype(ids)}
+        return {"input_ids": np.dtype(ids), "labels": np.dtype(labels)}
+
+    def columns_of(self, vocab_size: int) -> dict[str, str]:
+        """Columns of the shards and their encodings."""
+        if self.writes_turns:
+            return {"turns": "json"}
+        return {name: f"ndarray:{dtype.name}" for name, dtype in self.dtypes_of(vocab_size).items()}
 
 
 def form_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
