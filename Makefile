@@ -24,7 +24,7 @@ help:
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
 	@echo "make test-all  the same, then sanitizers, the package with assertions, torchrun, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
-	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; three quarters of an hour"
+	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; an hour and a half"
 	@echo "make micro     micro-benchmarks, by pytest-benchmark"
 	@echo "make fuzz      search for shards that break the reader, for FUZZ_SECONDS"
 	@echo "make format    format C++ and Python"
@@ -111,7 +111,7 @@ $(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt Makefi
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install -q torch==2.13.0
 	$(BENCH)/bin/python -m pip install -q -r tests/peers/requirements.txt -r benchmarks/requirements.txt
-	$(BENCH)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 llm-foundry==0.22.0 litdata==0.2.76
+	$(BENCH)/bin/python -m pip install -q --no-deps mosaicml-streaming==0.13.0 llm-foundry==0.22.0 litdata==0.2.76 datatrove==0.10.1
 	@touch $@
 
 bench: $(BENCH)/.tools cpp-packages
@@ -125,6 +125,7 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python benchmarks/scale.py
 	$(BENCH)/bin/python benchmarks/packing.py
 	$(BENCH)/bin/python benchmarks/training.py
+	$(BENCH)/bin/python benchmarks/preparing.py
 	$(BENCH)/bin/python benchmarks/report.py
 
 micro: build

@@ -233,7 +233,7 @@ A Python thread that spins while a worker fills on another CPU (for {t.of("laten
 time) runs at {t.of("latency/gil", "spin_beside_over_apart"):.0%} of its speed beside another process that does the
 same: the core does not hold the GIL (asserted by `make debug`).
 
-{packing()}{training()}## Choices
+{packing()}{training()}{preparing()}## Choices
 
 * The wheel is built for the baseline of its architecture (SSE2 on x86_64). Built for AVX2 (`-march=x86-64-v3`) the core
   makes {t.rate("core-avx2/raw-0"):,.0f} M tokens/s instead of {t.rate("core/raw-0"):,.0f} on raw shards: widening is
@@ -356,6 +356,58 @@ its resident memory above interpreter and torch: its own, and pages of the mappe
 
 {table(["", "1 rank", "4 ranks", "own, 1", "own, 4", "mapped, 1", "mapped, 4"], ranks)}
 What ran on a GPU is told in [training](training.md).
+
+"""
+
+
+def preparing() -> str:
+    """The section of docs/benchmarks.md on `stoker prepare`."""
+    runs: dict[str, list[dict[str, float]]] = json.loads((RESULTS / "preparing.json").read_text())["runs"]
+    rows = []
+    shares = {}
+    for name, results in runs.items():
+        source, contender = name.split("/", 1)
+        if source == "large":
+            continue
+        bound = runs[f"{source}/encode_batch"]
+        size = bound[0]["bytes"]
+        rate, cpu = (
+            median(one[what] / other[what] for one, other in zip(bound, results, strict=True))
+            for what in ("seconds", "cpu_s")
+        )
+        shares[name] = rate
+        rows.append(
+            [
+                f"{source}, {contender}",
+                f"{size / 1e6 / median(result['seconds'] for result in results):.2f}",
+                f"{rate:.0%}",
+                f"{cpu:.0%}",
+                f"{max(result['resident_bytes'] for result in results) / 2**20:.0f}",
+            ]
+        )
+    worst = min(shares["text/stoker"], shares["instructions/stoker"])
+    goal = [["`stoker prepare`, of encode_batch's rate", "95%", f"{worst:.0%}", "yes" if worst >= 0.95 else "no"]]
+    large = [
+        [name, f"{result['resident_bytes'] / 2**20:.0f}"]
+        for of in runs
+        if of.startswith("large/")
+        for name, result in [(of.removeprefix("large/"), runs[of][0])]
+    ]
+    return f"""## Preparing data
+
+Raw text of ../shared/data as JSON lines to shards, GPT-NeoX tokenizer, all CPUs. The bound is the tokenizer alone
+(`tokenizers.encode_batch`, 1000 texts at a time, in its own threads), of which nothing but the call is timed; the
+others are timed from their start to the last file: `stoker prepare`, LLM Foundry's `convert_dataset_json` (rows of
+2048 tokens), datatrove's `DocumentTokenizer`. Rates and CPU-seconds are beside the bound's in the same round, medians
+of {len(runs["text/stoker"])} rounds; memory is the most that a process and its children have resident.
+
+{table(["", "MB/s of text", "of the bound's rate", "bound's CPU over its own", "MiB"], rows)}
+{table(["", "goal", "measured", "met"], goal)}
+Memory does not grow with a source:
+
+{table(["", "MiB at most"], large)}
+Reading: what a preparation takes is tokenizing. A process that works alone lets the tokenizer's threads use all CPUs;
+of several each has one, so that none waits for the others.
 
 """
 
