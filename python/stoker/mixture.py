@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stoker.stream import Stream
 
@@ -44,9 +45,38 @@ def counts_per_epoch(
             "epoch is: give proportions beside epoch_size, or leave epoch_size out."
         )
     if relative or epoch_size is not None:
-        weights = [s.proportion if s.proportion is not None else size for s, size in zip(streams, sizes, strict=True)]
-        return _share(weights, sum(sizes) if epoch_size is None else epoch_size, seed)
+        return _share(_relative(streams, sizes), sum(sizes) if epoch_size is None else epoch_size, seed)
     return [_absolute(s, size) for s, size in zip(streams, sizes, strict=True)]
+
+
+def proportions_per_epoch(
+    streams: Sequence[Stream], sizes: Sequence[int], counts: Sequence[int], *, epoch_size: int | None
+) -> list[float]:
+    """Works out the share of each stream in an epoch, as MosaicML Streaming does (`Stream.apply_weights`).
+
+    Args:
+        streams: The streams.
+        sizes: Samples of each stream.
+        counts: What `counts_per_epoch` returns for them.
+        epoch_size: As there.
+
+    Returns:
+        One share a stream, of sum 1: by weight where the weights are relative, not rounded to whole samples; else by
+        count. What is left of the reference's derived weights, `repeat`, is the count over the size.
+
+    Raises:
+        ValueError: All counts are 0.
+    """
+    if epoch_size is not None or streams[0].proportion is not None:
+        return [float(share) for share in _normalized(_relative(streams, sizes))]
+    total = sum(counts)
+    if not total:
+        raise ValueError("the counts of all streams are 0: give at least one of them a weight above 0.")
+    return [count / total for count in counts]
+
+
+def _relative(streams: Sequence[Stream], sizes: Sequence[int]) -> list[float]:
+    return [s.proportion if s.proportion is not None else size for s, size in zip(streams, sizes, strict=True)]
 
 
 def _absolute(stream: Stream, size: int) -> int:
@@ -57,13 +87,18 @@ def _absolute(stream: Stream, size: int) -> int:
 
 def _share(weights: Sequence[float], total: int, seed: int) -> list[int]:
     """Splits `total` by weight: rounded down, what is left over to streams drawn by numpy's `default_rng(seed)`."""
-    as_array = np.array(weights, np.float64)
-    if not as_array.sum() > 0:
-        raise ValueError("the weights of all streams are 0: give at least one of them a proportion above 0.")
-    counts = (total * (as_array / as_array.sum())).astype(np.int64)
+    counts = (total * _normalized(weights)).astype(np.int64)
     short = total - int(counts.sum())
     counts[np.random.default_rng(seed).choice(len(counts), short, replace=False)] += 1
     return [int(c) for c in counts]
+
+
+def _normalized(weights: Sequence[float]) -> NDArray[np.float64]:
+    as_array = np.array(weights, np.float64)
+    if not as_array.sum() > 0:
+        raise ValueError("the weights of all streams are 0: give at least one of them a proportion above 0.")
+    as_array /= as_array.sum()
+    return as_array
 
 
 def rates(weights: Sequence[Fraction]) -> list[int]:
