@@ -24,21 +24,26 @@ SystemError system_error(const std::string& path, const char* action) {
 
 }  // namespace
 
-File::File(std::string path) : path_(std::move(path)) {
-  fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe is refused below, not waited for
+// A pipe is refused below, not waited for.
+File::File(std::string path) : File(path, ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {}
+
+File::File(std::string path, int fd) : path_(std::move(path)), fd_(fd) {
+  try {
+    check();
+  } catch (...) {  // the destructor is not called
+    if (fd_ >= 0) ::close(fd_);
+    throw;
+  }
+}
+
+void File::check() {
   if (fd_ < 0) throw system_error(path_, "open");
   struct stat status{};
-  if (::fstat(fd_, &status) != 0) {
-    const SystemError error = system_error(path_, "read the size of");
-    ::close(fd_);
-    throw error;
-  }
-  if (!S_ISREG(status.st_mode)) {
-    ::close(fd_);
+  if (::fstat(fd_, &status) != 0) throw system_error(path_, "read the size of");
+  if (!S_ISREG(status.st_mode))
     throw SystemError(S_ISDIR(status.st_mode) ? EISDIR : EINVAL, path_,
                       text("this is a ", S_ISDIR(status.st_mode) ? "directory" : "special file",
                            ", but a shard is a regular file. Write or fetch the shard again"));
-  }
   identity_ = {status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size),  // never negative
                status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
 }

@@ -26,6 +26,9 @@ class File {
  public:
   /// Opens a regular file. Raises SystemError naming the path.
   explicit File(std::string path);
+
+  /// Takes a descriptor over, which is closed in any case. `path` names it in errors. Raises the same.
+  File(std::string path, int fd);
   File(File&& other) noexcept;
   File& operator=(File&&) = delete;
   ~File();
@@ -43,6 +46,8 @@ class File {
   void read_at(uint64_t offset, std::span<std::byte> out) const;
 
  private:
+  void check();
+
   std::string path_;
   int fd_ = -1;
   FileIdentity identity_;

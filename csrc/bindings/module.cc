@@ -49,7 +49,7 @@ Column make_column(std::string_view role, std::string_view encoding, const std::
 }
 
 StreamFiles make_stream_files(std::string name, std::string directory, bool follow_links, std::string expand_directory,
-                              bool is_made, std::vector<std::vector<Column>> schemas,
+                              std::string_view supply, bool closes_unheld, std::vector<std::vector<Column>> schemas,
                               std::vector<std::string> raw_basenames, std::vector<std::string> zip_basenames,
                               const Array<uint32_t>& schema_indexes, const Array<uint32_t>& samples,
                               const Array<uint64_t>& raw_bytes, const Array<uint64_t>& zip_bytes,
@@ -62,7 +62,17 @@ StreamFiles make_stream_files(std::string name, std::string directory, bool foll
   const uint64_t* zip = data_of(zip_bytes, size, "zip_bytes");
   const uint64_t* totals = tokens ? data_of(*tokens, size, "tokens") : nullptr;
 
-  StreamFiles files{std::move(name), std::move(directory), follow_links, std::move(expand_directory), is_made, {}, {}};
+  using Supply = StreamFiles::Supply;
+  static constexpr std::pair<const char*, Supply> kSupplies[] = {
+      {"there", Supply::kThere}, {"fetched", Supply::kFetched}, {"made", Supply::kMade}};
+  StreamFiles files{std::move(name),
+                    std::move(directory),
+                    follow_links,
+                    std::move(expand_directory),
+                    by_name(kSupplies, supply),
+                    closes_unheld,
+                    {},
+                    {}};
   for (std::vector<Column>& columns : schemas) files.schemas.push_back({std::move(columns)});
   files.shards.reserve(size);
   for (size_t i = 0; i < size; ++i) {
@@ -123,7 +133,13 @@ Array<uint32_t> sample_lengths(ShardStore& store, uint32_t stream, uint32_t shar
   return lengths;
 }
 
-// ---------------------------------------------------------------- shards that are made
+// ---------------------------------------------------------------- shards that are supplied
+std::vector<std::pair<uint32_t, uint32_t>> as_pairs(const std::vector<ShardId>& ids) {
+  std::vector<std::pair<uint32_t, uint32_t>> out;
+  for (const ShardId id : ids) out.emplace_back(id.stream, id.shard);
+  return out;
+}
+
 std::optional<std::pair<uint32_t, uint32_t>> take_wanted(ShardStore& store) {
   const py::gil_scoped_release release;
   const std::optional<ShardId> id = store.supply().take();
@@ -131,8 +147,14 @@ std::optional<std::pair<uint32_t, uint32_t>> take_wanted(ShardStore& store) {
   return std::pair(id->stream, id->shard);
 }
 
-void set_ready(ShardStore& store, uint32_t stream, uint32_t shard_index, std::string path, uint64_t size_bytes) {
-  store.supply().set_ready({stream, shard_index}, {std::move(path), size_bytes});
+/// Takes the descriptor over, whatever happens.
+void set_ready(ShardStore& store, uint32_t stream, uint32_t shard_index, std::string path, int fd, bool is_compressed) {
+  auto file = std::make_shared<File>(std::move(path), fd);
+  store.supply().set_ready({stream, shard_index}, {std::move(file), is_compressed});
+}
+
+void set_missing(ShardStore& store, uint32_t stream, uint32_t shard_index) {
+  store.supply().set_ready({stream, shard_index}, {});
 }
 
 void set_failed(ShardStore& store, uint32_t stream, uint32_t shard_index, const py::bytes& pickled) {
@@ -144,7 +166,8 @@ void close_supply(ShardStore& store) { store.supply().close(); }
 // ---------------------------------------------------------------- order and layout
 std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const std::vector<Array<uint64_t>>& sizes,
                                   std::vector<uint64_t> counts, uint64_t seed, uint32_t lanes, uint64_t global_batch,
-                                  bool finite, uint64_t unit, bool drop_last, bool shuffle, uint32_t shuffle_block) {
+                                  bool finite, uint64_t unit, bool drop_last, bool shuffle, uint32_t shuffle_block,
+                                  std::vector<uint32_t> blocks_ahead) {
   OrderSpec spec;
   for (size_t s = 0; s < names.size(); ++s) {
     const Array<uint64_t>& shards = sizes.at(s);
@@ -159,6 +182,7 @@ std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const s
   spec.drop_last = drop_last;
   spec.shuffle = shuffle;
   spec.shuffle_block = shuffle_block;
+  spec.blocks_ahead = std::move(blocks_ahead);
   return std::make_shared<Order>(std::move(spec));
 }
 
@@ -261,21 +285,25 @@ PYBIND11_MODULE(_core, m) {
   bind<Column>(m, "Column").def(py::init(&make_column), "role"_a, "encoding"_a, "type"_a, "fixed_size"_a);
   bind<StreamFiles>(m, "StreamFiles")
       .def(py::init(&make_stream_files), py::kw_only(), "name"_a, "directory"_a, "follow_links"_a, "expand_directory"_a,
-           "is_made"_a, "schemas"_a, "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a, "samples"_a,
-           "raw_bytes"_a, "zip_bytes"_a, "tokens"_a);
+           "supply"_a, "closes_unheld"_a, "schemas"_a, "raw_basenames"_a, "zip_basenames"_a, "schema_indexes"_a,
+           "samples"_a, "raw_bytes"_a, "zip_bytes"_a, "tokens"_a);
   bind<ShardStore, std::shared_ptr<ShardStore>>(m, "ShardStore")
       .def(py::init<std::vector<StreamFiles>, uint64_t>(), "streams"_a, "cache_bytes"_a)
       .def("read_sample", &read_sample, "stream"_a, "shard"_a, "sample"_a)
       .def("take_wanted", &take_wanted)
-      .def("set_ready", &set_ready, "stream"_a, "shard"_a, "path"_a, "size_bytes"_a)
+      .def("set_ready", &set_ready, "stream"_a, "shard"_a, "path"_a, "fd"_a, "is_compressed"_a)
+      .def("set_missing", &set_missing, "stream"_a, "shard"_a)
       .def("set_failed", &set_failed, "stream"_a, "shard"_a, "pickled"_a)
       .def("close_supply", &close_supply)
+      .def("held", [](const ShardStore& store) { return as_pairs(store.held()); })
+      .def(
+          "waited_s", [](ShardStore& store, uint32_t stream) { return store.supply().waited_s(stream); }, "stream"_a)
       .def("totals", &shard_totals, "stream"_a, "shard"_a)
       .def("lengths", &sample_lengths, "stream"_a, "shard"_a);
 
   bind<Order, std::shared_ptr<Order>>(m, "Order")
       .def(py::init(&make_order), py::kw_only(), "names"_a, "sizes"_a, "counts"_a, "seed"_a, "lanes"_a,
-           "global_batch"_a, "finite"_a, "unit"_a, "drop_last"_a, "shuffle"_a, "shuffle_block"_a);
+           "global_batch"_a, "finite"_a, "unit"_a, "drop_last"_a, "shuffle"_a, "shuffle_block"_a, "blocks_ahead"_a);
   bind<LayoutSpec>(m, "Layout")
       .def(py::init(&make_layout_spec), py::kw_only(), "kind"_a, "seq_len"_a, "overflow"_a, "packing"_a,
            "pack_window"_a, "window_rows"_a, "groups"_a, "pad_to_multiple"_a, "max_samples_per_row"_a,

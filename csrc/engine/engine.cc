@@ -41,7 +41,7 @@ std::vector<Piece> pieces_of(const BatchPlan& plan) {
 
 Engine::Pointer Engine::create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                                uint32_t num_workers) {
-  if (store->has_made_streams()) num_workers = std::max(num_workers, 1U);
+  if (store->has_supplied_streams()) num_workers = std::max(num_workers, 1U);
   Pointer engine(new Engine(std::move(planner), std::move(store), std::move(format)));
   engine->threads_.reserve(num_workers);
   try {
@@ -186,8 +186,9 @@ std::string Engine::waiting_for() const {
 std::string Engine::supply_in_words() const {
   const std::optional<ShardId> awaited = store_->supply().awaited();
   if (!awaited) return {};
-  return text("; it needs shard ", awaited->shard, " of stream \"", store_->streams()[awaited->stream].name,
-              "\", which is being prepared");
+  const StreamFiles& stream = store_->streams()[awaited->stream];
+  return text("; it needs shard ", awaited->shard, " of stream \"", stream.name, "\", which is being ",
+              stream.supply == StreamFiles::Supply::kMade ? "prepared" : "fetched");
 }
 
 void Engine::close() {
@@ -212,6 +213,7 @@ void Engine::close() {
   fills_.clear();
   loading_.clear();
   ahead_.clear();
+  supplied_later_.clear();
   batches_.clear();
   store_->unclaim();
 }
@@ -244,10 +246,10 @@ bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_plan
 
 // What a consumer that waits helps with: it takes microseconds, as putting a thread to sleep and waking it does.
 // Planning does where the shards that the order announced are open; opening one may take as long as a slow disk
-// pleases, or as making it does.
+// pleases, or as supplying it does.
 bool Engine::has_quick_work() const {
   if (!fills_.empty()) return true;
-  return !store_->has_made_streams() && loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() &&
+  return !store_->has_supplied_streams() && loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() &&
          num_opening_ == 0;
 }
 
@@ -324,14 +326,30 @@ void Engine::apply(const std::vector<BlockChange>& changes) {
   for (const BlockChange& change : changes) {
     for (const ShardRange& range : change.ranges) {
       const ShardId id{change.stream, range.shard};
-      if (!change.begins) {
-        if (!store_->release(id)) ahead_.remove(id);
-        continue;
+      if (change.kind == BlockChange::Kind::kEnds) {
+        if (store_->release(id)) continue;
+        ahead_.remove(id);
+        supplied_later_.erase(id);
+      } else if (change.kind == BlockChange::Kind::kBegins) {
+        store_->hold(id);
+        if (threads_.empty()) continue;  // there is nobody to look ahead
+        if (store_->is_supplied(change.stream) && !store_->supply().is_ready(id)) {
+          supplied_later_.try_emplace(id, range.things);
+        } else {
+          ahead_.add(id, range.things);
+        }
+      } else if (store_->is_supplied(change.stream)) {
+        store_->want(id);
       }
-      store_->hold(id);
-      // Else there is nobody to look ahead, or nothing yet to look at.
-      if (!threads_.empty() && !store_->is_made(change.stream)) ahead_.add(id, range.things);
     }
+  }
+  note_ready();
+}
+
+void Engine::note_ready() {
+  for (const ShardId id : store_->supply().take_news()) {
+    const auto later = supplied_later_.extract(id);
+    if (!later.empty()) ahead_.add(id, later.mapped());
   }
 }
 
@@ -442,10 +460,11 @@ void Engine::open_ahead(Lock& lock) {
   lock.unlock();
   std::vector<Piece> pieces;
   try {
-    const std::shared_ptr<const Shard> shard = store_->get(id);
-    const Range samples = planner_->samples_of(*shard, things);
-    shard->body().will_need(shard->bytes_of(samples));
-    append_pieces(shard, samples, pieces);
+    if (const std::shared_ptr<const Shard> shard = store_->get_if_there(id); shard && shard->num_tokens() > 0) {
+      const Range samples = planner_->samples_of(*shard, things);
+      shard->body().will_need(shard->bytes_of(samples));
+      append_pieces(shard, samples, pieces);
+    }
   } catch (const std::exception&) {
     // The error comes in its place in order, if the shard is still bad when it is needed.
   }

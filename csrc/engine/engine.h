@@ -8,7 +8,8 @@
 // worker is woken for each job that planning or loading makes, and by submit() when half of the buffers wait to be
 // filled. Nobody waits while holding work: what is not ready is not in a queue yet. An error belongs to a batch and is
 // delivered in its place, again at every later call; nothing is planned after it. Only planning waits for a shard that
-// is still to be made (see ShardSupply), never in a consumer's hands. All shared state is guarded by one
+// is still to be supplied (see ShardSupply), never in a consumer's hands; looking ahead opens those that have become
+// ready. All shared state is guarded by one
 // mutex; planning, loading, filling and opening files happen outside of it. The mutexes of the store and its piece
 // cache are taken inside it, never the other way round.
 #pragma once
@@ -48,7 +49,7 @@ struct Progress {
   uint64_t num_batches = 0;          // handed over
   std::vector<StreamCounts> counts;  // of these, by stream
   double plan_s = 0;
-  double supply_s = 0;  // of planning, waiting for shards that are made
+  double supply_s = 0;  // of planning, waiting for shards that are supplied
   double load_s = 0;    // decompressing
   double fill_s = 0;
   double wait_s = 0;  // of the consumer, in wait(), its own work included
@@ -66,7 +67,7 @@ class Engine {
   using Pointer = std::unique_ptr<Engine, Delete>;
 
   /// `num_workers` threads start at once; with 0 the work is done in wait(), and nothing is loaded ahead. Where shards
-  /// are made while the run goes on there is one thread at least.
+  /// are supplied while the run goes on there is one thread at least.
   static Pointer create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                         uint32_t num_workers);
 
@@ -143,6 +144,7 @@ class Engine {
   void open_ahead(Lock& lock);
   void load_ahead(Lock& lock);
   void apply(const std::vector<BlockChange>& changes);
+  void note_ready();
   void begin_load(const Piece& piece, Batch& waiter);
   void enqueue_fills(Batch& batch);
   void fail(Batch& batch, std::exception_ptr error);
@@ -175,6 +177,7 @@ class Engine {
   std::deque<Piece> loads_;                       // to be loaded, oldest batch first
   std::map<Piece, std::vector<Batch*>> loading_;  // pieces in loads_ or being loaded, and who waits for them
   LookAhead ahead_;
+  std::map<ShardId, Range> supplied_later_;  // what will go to ahead_ once it is ready
   Progress progress_;
 
   std::vector<std::thread> threads_;  // filled by create() before anybody else has the engine

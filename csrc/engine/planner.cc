@@ -67,19 +67,20 @@ Range Planner::samples_of(const Shard& shard, Range things) const {
 
 std::span<const uint32_t> Planner::token_ends(uint32_t stream, uint32_t shard) {
   num_lengths_read_.store(num_lengths_read() + 1, std::memory_order_relaxed);  // one thread writes
-  if (store_->is_made(stream)) want_coming({stream, shard});
+  if (store_->is_supplied(stream)) want_coming({stream, shard});
   // Rows that are made now read from the shard; those of `pack` maybe much later, or never where a lane is walked.
   ShardList& list = kind_ == LayoutKind::kPack ? looked_at_ : in_plan_;
   if (kind_ == LayoutKind::kPack && list.shards.size() >= kMostLookedAt) list.take();
   return list.shards[list.index_of({stream, shard}, *store_)]->token_ends();
 }
 
-// Opening a shard that is still to be made waits: what comes behind it is asked for before that, to be made meanwhile.
+// Opening a shard that is still to be supplied waits: what comes behind it is asked for before that, to be supplied
+// meanwhile.
 void Planner::want_coming(ShardId id) {
-  if (store_->supply().is_ready(id)) return;
+  if (store_->is_open(id) || store_->supply().is_ready(id)) return;
   for (const BlockChange& change : layout_->coming()) {
-    if (!change.begins || !store_->is_made(change.stream)) continue;
-    for (const ShardRange& range : change.ranges) store_->supply().want({change.stream, range.shard});
+    if (change.kind == BlockChange::Kind::kEnds || !store_->is_supplied(change.stream)) continue;
+    for (const ShardRange& range : change.ranges) store_->want({change.stream, range.shard});
   }
 }
 

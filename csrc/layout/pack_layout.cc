@@ -153,7 +153,7 @@ void PackLayout::open_window(Lane& lane) {
     spec_.packing == LayoutSpec::Packing::kFoundry ? pack_as_foundry(lane) : pack_best_fit(lane);
   }
   for (BlockChange& change : cursor_.take_changes())
-    (change.begins ? changes_ : lane.ends).push_back(std::move(change));
+    (change.kind == BlockChange::Kind::kEnds ? lane.ends : changes_).push_back(std::move(change));
   std::move(ends.begin(), ends.end(), std::back_inserter(changes_));
 }
 

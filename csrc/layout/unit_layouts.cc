@@ -30,6 +30,7 @@ void ConcatLayout::append_row(uint64_t row, Rows& out) {
     for (const ShardRange& range : ranges_) {
       // Cut the range at its samples. Empty samples end where the one before them ends, so the search skips them.
       const std::span<const uint32_t> ends = lengths_.token_ends(unit->stream, range.shard);
+      if (ends.empty() || ends.back() < range.things.end) continue;  // a missing shard: the row is shorter
       auto sample =
           static_cast<uint32_t>(std::upper_bound(ends.begin(), ends.end(), range.things.begin) - ends.begin());
       for (uint64_t at = range.things.begin; at < range.things.end; ++sample) {

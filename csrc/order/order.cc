@@ -23,6 +23,8 @@ Order::Order(OrderSpec spec) : spec_(std::move(spec)), lanes_(spec_.shuffle ? sp
     throw ArgumentError(text("lanes, unit, shuffle_block and global_batch must be at least 1; found ", spec_.lanes,
                              ", ", spec_.unit, ", ", spec_.shuffle_block, " and ", spec_.global_batch, "."));
   if (!spec_.finite && !spec_.drop_last) throw ArgumentError("drop_last=False needs layout pad or concat.");
+  if (!spec_.blocks_ahead.empty() && spec_.blocks_ahead.size() != num_streams)
+    throw ArgumentError("blocks_ahead must have one entry for each stream, or none.");
   uint64_t limit = uint64_t{1} << (spec_.finite ? kPositionBits : kGridBits);
   for (const uint64_t count : spec_.counts) {
     if (count > limit)

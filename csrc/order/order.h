@@ -23,6 +23,7 @@ struct OrderSpec {
   bool drop_last = true;
   bool shuffle = true;
   uint32_t shuffle_block = 16384;
+  std::vector<uint32_t> blocks_ahead;  // by stream: of so many blocks behind the next one UnitMap tells; empty: of none
 
   uint64_t epoch_units() const;  // N
 };
@@ -50,6 +51,7 @@ class Order {
   uint32_t lanes() const { return lanes_; }  // 1 where shuffle is off
   uint32_t num_streams() const { return static_cast<uint32_t>(streams_.size()); }
   const StreamOrder& stream(uint32_t s) const { return streams_[s]; }
+  uint32_t blocks_ahead(uint32_t s) const { return spec_.blocks_ahead.empty() ? 0 : spec_.blocks_ahead[s]; }
 
   /// Finite orders: the place of a global row, nothing for an empty row. With drop_last the epochs follow each other
   /// without a gap; otherwise each takes ceil(N/G)*G rows and begins at lane 0.

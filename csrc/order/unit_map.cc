@@ -61,22 +61,29 @@ const UnitMap::Pass& UnitMap::pass_of(uint32_t stream, uint64_t ticket) {
 
 void UnitMap::enter(Block& block, uint32_t stream, uint32_t slot, const Pass& pass, uint64_t index) {
   const StreamOrder& order = order_.stream(stream);
-  const uint64_t block_size = order.options().shuffle_block;
+  const bool goes_on = block.is_entered && block.pass.index == pass.index && block.index + 1 == index;
   if (!block.is_entered || block.pass.index != pass.index) block.visit = order.visit(pass.index, slot);
   block.pass = pass;
   block.index = index;
-  const Range places = block_places(block.visit, index, block_size);
+  const Range places = block_places(block.visit, index, order.options().shuffle_block);
   set_table(block, permutation(order.block_key(pass.index, slot, index), static_cast<uint32_t>(places.size())));
+  move_to(block, stream, shards_under(stream, block.visit.cut(places)), shards_behind(block, stream, slot, 1));
+  const uint64_t ahead = order_.blocks_ahead(stream);
+  for (uint64_t blocks = goes_on && ahead > 0 ? 1 + ahead : 2; blocks <= 1 + ahead; ++blocks)  // not what was told
+    change(stream, BlockChange::Kind::kComing, shards_behind(block, stream, slot, blocks));
+}
 
-  std::vector<ShardRange> next;
-  const Range next_places = block_places(block.visit, index + 1, block_size);
-  if (next_places.size() > 0) {
-    next = shards_under(stream, block.visit.cut(next_places));
-  } else if (!order.is_one_block(order.pass_units(pass.index + 1))) {
-    const Visit visit = order.visit(pass.index + 1, slot);
-    next = shards_under(stream, visit.cut(block_places(visit, 0, block_size)));
-  }
-  move_to(block, stream, shards_under(stream, block.visit.cut(places)), std::move(next));
+// Under the block so many behind this one: of the same visit, or of the next; farther than that nothing is said.
+std::vector<ShardRange> UnitMap::shards_behind(const Block& block, uint32_t stream, uint32_t slot,
+                                               uint64_t blocks) const {
+  const StreamOrder& order = order_.stream(stream);
+  const uint64_t block_size = order.options().shuffle_block;
+  const Range places = block_places(block.visit, block.index + blocks, block_size);
+  if (places.size() > 0) return shards_under(stream, block.visit.cut(places));
+  if (order.is_one_block(order.pass_units(block.pass.index + 1))) return {};
+  const uint64_t rest = (block.visit.size() + block_size - 1) / block_size - block.index;  // this one and those behind
+  const Visit visit = order.visit(block.pass.index + 1, slot);
+  return shards_under(stream, visit.cut(block_places(visit, blocks - rest, block_size)));
 }
 
 void UnitMap::enter_whole(Block& block, uint32_t stream, const Pass& pass) {
@@ -89,9 +96,13 @@ void UnitMap::enter_whole(Block& block, uint32_t stream, const Pass& pass) {
 
 void UnitMap::enter_unshuffled(Block& block, uint32_t stream, uint64_t index) {
   const uint64_t size = order_.stream(stream).options().shuffle_block;
+  const auto under = [&](uint64_t i) { return shards_under(stream, {{i * size, (i + 1) * size}}); };
+  const bool goes_on = block.is_entered && block.index + 1 == index;
   block.index = index;
-  move_to(block, stream, shards_under(stream, {{index * size, (index + 1) * size}}),
-          shards_under(stream, {{(index + 1) * size, (index + 2) * size}}));
+  move_to(block, stream, under(index), under(index + 1));
+  const uint64_t ahead = order_.blocks_ahead(stream);
+  for (uint64_t blocks = goes_on && ahead > 0 ? 1 + ahead : 2; blocks <= 1 + ahead; ++blocks)
+    change(stream, BlockChange::Kind::kComing, under(index + blocks));
 }
 
 void UnitMap::set_table(Block& block, std::vector<uint32_t> table) {
@@ -116,17 +127,17 @@ std::vector<ShardRange> UnitMap::shards_under(uint32_t stream, const std::vector
 
 void UnitMap::move_to(Block& block, uint32_t stream, std::vector<ShardRange> here, std::vector<ShardRange> next) {
   // What begins is told first, so that what goes on is never over in between.
-  change(stream, true, here);
-  change(stream, true, next);
-  change(stream, false, std::move(block.here));
-  change(stream, false, std::move(block.next));
+  change(stream, BlockChange::Kind::kBegins, here);
+  change(stream, BlockChange::Kind::kBegins, next);
+  change(stream, BlockChange::Kind::kEnds, std::move(block.here));
+  change(stream, BlockChange::Kind::kEnds, std::move(block.next));
   block.is_entered = true;
   block.here = std::move(here);
   block.next = std::move(next);
 }
 
-void UnitMap::change(uint32_t stream, bool begins, std::vector<ShardRange> ranges) {
-  if (!ranges.empty()) changes_.push_back({stream, begins, std::move(ranges)});
+void UnitMap::change(uint32_t stream, BlockChange::Kind kind, std::vector<ShardRange> ranges) {
+  if (!ranges.empty()) changes_.push_back({stream, kind, std::move(ranges)});
 }
 
 }  // namespace stoker

@@ -12,10 +12,12 @@
 
 namespace stoker {
 
-/// Parts of shards that begin or cease to lie under the blocks that units come from, or will come from next.
+/// Parts of shards that begin or cease to lie under the blocks that units come from, or will come from next; or that
+/// will after these, as far as Order::blocks_ahead() says.
 struct BlockChange {
+  enum class Kind { kBegins, kEnds, kComing };
   uint32_t stream;
-  bool begins;
+  Kind kind;
   std::vector<ShardRange> ranges;  // in samples, or tokens for `concat`
 };
 
@@ -64,9 +66,10 @@ class UnitMap {
   void enter_whole(Block& block, uint32_t stream, const Pass& pass);
   void enter_unshuffled(Block& block, uint32_t stream, uint64_t index);
   void set_table(Block& block, std::vector<uint32_t> table);
+  std::vector<ShardRange> shards_behind(const Block& block, uint32_t stream, uint32_t slot, uint64_t blocks) const;
   std::vector<ShardRange> shards_under(uint32_t stream, const std::vector<Range>& units) const;
   void move_to(Block& block, uint32_t stream, std::vector<ShardRange> here, std::vector<ShardRange> next);
-  void change(uint32_t stream, bool begins, std::vector<ShardRange> ranges);
+  void change(uint32_t stream, BlockChange::Kind kind, std::vector<ShardRange> ranges);
 
   const Order& order_;
   const size_t limit_bytes_;

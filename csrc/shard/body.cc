@@ -15,7 +15,14 @@ class RawBody final : public ShardBody {
   MappedFile file_;
 };
 
+class NoBody final : public ShardBody {
+ public:
+  const std::byte* data() const override { return nullptr; }
+};
+
 }  // namespace
+
+std::unique_ptr<ShardBody> no_body() { return std::make_unique<NoBody>(); }
 
 std::unique_ptr<ShardBody> map_raw(const File& file) { return std::make_unique<RawBody>(file); }
 

@@ -48,6 +48,9 @@ class ShardBody {
   virtual void will_need(Range /*raw_bytes*/) const {}
 };
 
+/// No bytes.
+std::unique_ptr<ShardBody> no_body();
+
 /// A raw file, mapped.
 std::unique_ptr<ShardBody> map_raw(const File& file);
 

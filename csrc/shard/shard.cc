@@ -54,7 +54,8 @@ auto naming(const std::string& stream, Action action) {
 Shard::Shard(ShardFile file, const Schema& schema) : file_(std::move(file)), schema_(schema) {
   naming(file_.stream, [&] {
     if (!file_.root.empty()) check_stays_inside(file_.root, file_.path);
-    const File opened(file_.path);
+    const std::shared_ptr<File> handed_over = std::exchange(file_.opened, nullptr);
+    const File opened = handed_over ? std::move(*handed_over) : File(file_.path);
     if (opened.size_bytes() != file_.file_bytes)
       throw corrupt_file(file_.path,
                          text("is ", opened.size_bytes(), " bytes long but index.json says ", file_.file_bytes));
@@ -66,6 +67,17 @@ Shard::Shard(ShardFile file, const Schema& schema) : file_(std::move(file)), sch
                                           "; if the shard is right, run `stoker index` on its directory"));
     body_ = open_body(opened, file_);
   });
+}
+
+Shard::Shard(Missing /*tag*/, ShardFile file, const Schema& schema)
+    : file_(std::move(file)),
+      schema_(schema),
+      offsets_(size_t{file_.num_samples} + 1),
+      token_ends_(file_.num_samples),
+      body_(no_body()) {}
+
+std::shared_ptr<const Shard> Shard::missing(ShardFile file, const Schema& schema) {
+  return std::shared_ptr<const Shard>(new Shard(Missing(), std::move(file), schema));
 }
 
 void Shard::read_offsets(RawReader& reader) {

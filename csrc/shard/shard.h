@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/file.h"
 #include "base/range.h"
 #include "shard/body.h"
 #include "shard/raw_reader.h"
@@ -34,6 +35,7 @@ struct ShardFile {
   uint32_t num_samples = 0;
   std::optional<uint64_t> tokens;  // exact total, where the index knows it
   std::string expanded_path;       // kZstd: expand into this file instead of memory; empty: decode into memory
+  std::shared_ptr<File> opened;    // the file, where somebody has opened it; null: it is opened by its path
 };
 
 /// Immutable but for the presence of its body's pieces; safe to share between threads. Its errors name stream and file.
@@ -43,6 +45,9 @@ class Shard {
   /// and of a zstd file the headers of its frames and blocks, unless other variable columns force a scan. `schema` must
   /// outlive the shard. Raises CorruptShardError, SystemError.
   Shard(ShardFile file, const Schema& schema);
+
+  /// A shard that can't be had: it has no tokens, and nothing of it can be parsed.
+  static std::shared_ptr<const Shard> missing(ShardFile file, const Schema& schema);
 
   const std::string& stream() const { return file_.stream; }
   const std::string& path() const { return file_.path; }
@@ -100,11 +105,13 @@ class Shard {
   size_t head_bytes() const { return (offsets_.capacity() + token_ends_.capacity()) * sizeof(uint32_t); }
 
  private:
+  struct Missing {};
+  Shard(Missing /*tag*/, ShardFile file, const Schema& schema);
   SampleTokens parse_planned(uint32_t sample, std::span<const std::byte> bytes) const;
   void read_offsets(RawReader& reader);
   void read_lengths(RawReader& reader);
 
-  const ShardFile file_;
+  ShardFile file_;  // does not change once the shard is open
   const Schema& schema_;
   std::vector<uint32_t> offsets_;     // num_samples + 1
   std::vector<uint32_t> token_ends_;  // num_samples

@@ -25,7 +25,11 @@ struct StreamFiles {
   std::string directory;
   bool follow_links = false;     // whether shards may be symbolic links that lead out of the directory
   std::string expand_directory;  // where zstd shards are expanded; empty: they are decoded into memory
-  bool is_made = false;  // its files are made while the run goes on (see ShardSupply); entries lack what is of files
+  // Where its files come from: they are there; they are supplied while the run goes on (see ShardSupply), those of the
+  // index; or others that are made of them, of which the entries know the number of samples only.
+  enum class Supply { kThere, kFetched, kMade };
+  Supply supply = Supply::kThere;
+  bool closes_unheld = false;  // a shard is closed with its last release(): somebody may want the room of its file
   std::vector<Schema> schemas;
   struct Entry {
     std::string raw_basename;  // relative to the directory
@@ -57,10 +61,19 @@ class ShardStore {
 
   const std::vector<StreamFiles>& streams() const { return streams_; }
 
-  /// A shard, opened if it is not open. Waits where it is still to be made. Raises what opening or making it raises.
+  /// A shard, opened if it is not open. Waits where it is still to be supplied. Raises what opening or supplying it
+  /// raises.
   std::shared_ptr<const Shard> get(ShardId id);
 
-  /// Says that a shard will be read from soon, as often as release() takes back. It is made, where it has to be.
+  /// The same where it is open, or can be opened at once; else null. Never waits.
+  std::shared_ptr<const Shard> get_if_there(ShardId id);
+
+  bool is_open(ShardId id) const;
+
+  /// Has a shard of a supplied stream supplied, unless it is open.
+  void want(ShardId id);
+
+  /// Says that a shard will be read from soon, as often as release() takes back. It is supplied, where it has to be.
   void hold(ShardId id);
 
   /// Returns whether the shard is still held.
@@ -73,10 +86,13 @@ class ShardStore {
 
   PieceCache& pieces() { return pieces_; }
 
-  /// Whether some stream's shards are made while the run goes on; and who makes them.
-  bool has_made_streams() const { return has_made_streams_; }
-  bool is_made(uint32_t stream) const { return streams_[stream].is_made; }
+  /// Whether some stream's shards are supplied while the run goes on; and what supplies them.
+  bool has_supplied_streams() const { return has_supplied_streams_; }
+  bool is_supplied(uint32_t stream) const { return streams_[stream].supply != StreamFiles::Supply::kThere; }
   ShardSupply& supply() { return supply_; }
+
+  /// The shards of supplied streams that are held.
+  std::vector<ShardId> held() const;
 
  private:
   using Uses = std::list<ShardId>;  // least recently used first
@@ -86,20 +102,23 @@ class ShardStore {
     Uses::iterator use;
   };
   using OpenShards = std::map<ShardId, Open>;
-  using Shards = std::vector<std::shared_ptr<const Shard>>;
-  std::shared_ptr<const Shard> open(ShardId id);
-  std::shared_ptr<const Shard> keep(ShardId id, std::shared_ptr<const Shard> opened, Shards& closed);
+  std::shared_ptr<const Shard> find_open(ShardId id);
+  std::shared_ptr<const Shard> open(ShardId id, std::optional<SuppliedFile> file);
+  std::shared_ptr<const Shard> open_and_keep(ShardId id, std::optional<SuppliedFile> file);
+  std::shared_ptr<const Shard> keep(ShardId id, std::shared_ptr<const Shard> opened);
   void file_under(Uses& uses, Open& open, ShardId id);
   void unfile(Open& open);
   void set_held(ShardId id, bool is_held);
   OpenShards::iterator next_to_close(ShardId keeping);
+  void close(OpenShards::iterator place);
+  void let_go();
 
   const std::vector<StreamFiles> streams_;
-  const bool has_made_streams_;
+  const bool has_supplied_streams_;
   const Limits limits_;
   PieceCache pieces_;
   ShardSupply supply_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 
   // Guarded by mutex_.
   OpenShards open_;
@@ -107,6 +126,7 @@ class ShardStore {
   Uses loose_;  // the others
   size_t loose_head_bytes_ = 0;
   std::map<ShardId, uint32_t> holds_;
+  std::vector<std::shared_ptr<const Shard>> closed_;  // to be let go by the next let_go()
 
   static constexpr uint64_t kNobody = UINT64_MAX;
   std::atomic<uint64_t> claimed_by_ = kNobody;  // a fork generation

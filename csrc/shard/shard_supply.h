@@ -1,10 +1,11 @@
-// Shards that are made while a run goes on (materialized: tokenized, or fetched) before they can be opened.
+// Shards that somebody supplies while a run goes on: fetches them, or makes them (see StreamFiles::Supply).
 //
-// Protocol. A shard is unknown, wanted, being made, ready or failed. want() and await() make an unknown one wanted;
-// the maker takes wanted ones, those that are awaited first, then in the order in which they were wanted, and owes a
-// set_ready() or set_failed() for each. What is wanted and not taken yet can be unwanted. await() returns when the
-// shard is ready, raises what it has failed with, and raises ClosedError between stop() and resume(). One mutex guards
-// all of it; nothing is done under it but changing states.
+// Protocol. A shard is unknown, wanted, being supplied, ready or failed. want() and await() make an unknown one wanted;
+// the supplier takes wanted ones, those that are awaited first, then in the order in which they were wanted, and owes a
+// set_ready() or set_failed() for each. The file of a ready shard is handed over, open, to the first await() or
+// take_file(): nobody can replace or remove it on the way. Then the shard is unknown again, and so it is after
+// unwant(), at the latest when the supplier is done with it. await() raises what the shard has failed with, and
+// ClosedError between stop() and resume(). One mutex guards all of it; nothing is done under it but changing states.
 #pragma once
 
 #include <condition_variable>
@@ -12,9 +13,13 @@
 #include <deque>
 #include <exception>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <optional>
-#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/file.h"
 
 namespace stoker {
 
@@ -26,31 +31,35 @@ struct ShardId {
   friend bool operator<(ShardId a, ShardId b) { return a.stream != b.stream ? a.stream < b.stream : a.shard < b.shard; }
 };
 
-/// A file that was made.
-struct MadeFile {
-  std::string path;
-  uint64_t size_bytes = 0;
+/// The file of a shard.
+struct SuppliedFile {
+  std::shared_ptr<File> file;  // null: the shard can't be had, and the run goes on without it, its samples empty
+  bool is_compressed = false;  // with zstd, as the index says
 };
 
 /// Thread-safe.
 class ShardSupply {
  public:
-  /// Says that a shard will be needed. It is not made twice.
+  /// Says that a shard will be needed. It is not supplied twice.
   void want(ShardId id);
 
-  /// Takes want() back where nobody has begun to make the shard.
+  /// Takes want() back.
   void unwant(ShardId id);
+
+  /// Waits until a shard is ready and takes its file. Raises what it has failed with, or ClosedError.
+  SuppliedFile await(ShardId id);
+
+  /// The file of a ready shard; nothing of another. Never waits.
+  std::optional<SuppliedFile> take_file(ShardId id);
 
   bool is_ready(ShardId id) const;
 
-  /// Waits until a shard is made. Raises what it has failed with, or ClosedError.
-  MadeFile await(ShardId id);
+  /// The shards that have become ready since the last call.
+  std::vector<ShardId> take_news();
 
-  /// The file of a ready shard is gone, or is not what it was: the next await() has it made again.
-  void forget(ShardId id);
-
-  /// Seconds that await() has waited, in all.
+  /// Seconds that await() has waited, in all, and for shards of a stream.
   double waited_s() const;
+  double waited_s(uint32_t stream) const;
 
   /// What is awaited.
   std::optional<ShardId> awaited() const;
@@ -58,35 +67,42 @@ class ShardSupply {
   /// Ends every await(), and those to come.
   void stop();
 
-  /// Lets await() wait again. What has failed is unknown again.
+  /// Lets await() wait again. What was wanted before is not any more, and what has failed is unknown again.
   void resume();
 
-  /// For the maker: waits for a wanted shard and takes it. Nothing after close().
+  /// For the supplier: waits for a wanted shard and takes it. Nothing after close().
   std::optional<ShardId> take();
-  void set_ready(ShardId id, MadeFile file);
+  void set_ready(ShardId id, SuppliedFile file);
   void set_failed(ShardId id, std::exception_ptr error);
 
-  /// There is no maker any more: take() and await() end, for good.
+  /// There is no supplier any more: take() and await() end, for good.
   void close();
 
  private:
   struct Entry {
-    enum class State { kWanted, kMaking, kReady, kFailed };
+    enum class State { kWanted, kSupplying, kReady, kFailed };
     State state = State::kWanted;
-    MadeFile file;
-    std::exception_ptr error;
+    bool is_wanted = false;    // by want(), and not taken back
     uint32_t num_waiting = 0;  // in await(): the entry must stay
+    SuppliedFile file;
+    std::exception_ptr error;
+    bool is_needed() const { return is_wanted || num_waiting > 0; }
   };
+  using Entries = std::map<ShardId, Entry>;
+
+  SuppliedFile hand_over(Entries::iterator entry);
+  void settle(ShardId id, Entry::State state, SuppliedFile file, std::exception_ptr error);
 
   mutable std::mutex mutex_;
   std::condition_variable wanted_;
   std::condition_variable made_;
 
   // Guarded by mutex_.
-  std::map<ShardId, Entry> entries_;  // all but the unknown ones
-  std::deque<ShardId> queue_;         // those that are wanted
+  Entries entries_;            // all but the unknown ones
+  std::deque<ShardId> queue_;  // those that are wanted
+  std::vector<ShardId> news_;
   std::optional<ShardId> awaited_;
-  double waited_s_ = 0;
+  std::map<uint32_t, double> waited_s_;  // by stream
   bool is_stopped_ = false;
   bool is_closed_ = false;
 };

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stoker.errors import CorruptShardError, LoaderClosedError, StateMismatchError
+from stoker.errors import CorruptShardError, LoaderClosedError, MissingShardError, StateMismatchError
 from stoker.loader import DataLoader, Segment
 from stoker.stream import Stream
 from stoker.writer import MDSWriter
@@ -19,6 +19,7 @@ __all__ = [
     "DataLoader",
     "LoaderClosedError",
     "MDSWriter",
+    "MissingShardError",
     "Segment",
     "StateMismatchError",
     "Stream",

@@ -25,7 +25,8 @@ class StreamFiles:
         directory: str,
         follow_links: bool,
         expand_directory: str,
-        is_made: bool,
+        supply: str,
+        closes_unheld: bool,
         schemas: Sequence[Sequence[Column]],
         raw_basenames: Sequence[str],
         zip_basenames: Sequence[str],
@@ -43,15 +44,26 @@ class ShardStore:
     def __init__(self, streams: Sequence[StreamFiles], cache_bytes: int) -> None: ...
     def read_sample(self, stream: int, shard: int, sample: int) -> dict[str, npt.NDArray[np.integer[Any]]]: ...
     def take_wanted(self) -> tuple[int, int] | None:
-        """Waits for a shard that is to be made, and takes it: set_ready or set_failed is owed. None after
-        close_supply."""
+        """Waits for a shard that is to be supplied, and takes it: set_ready, set_missing or set_failed is owed. None
+        after close_supply."""
 
-    def set_ready(self, stream: int, shard: int, path: str, size_bytes: int) -> None: ...
+    def set_ready(self, stream: int, shard: int, path: str, fd: int, is_compressed: bool) -> None:
+        """Takes the descriptor over, whatever happens."""
+
+    def set_missing(self, stream: int, shard: int) -> None:
+        """The run goes on without the shard: its samples are empty."""
+
     def set_failed(self, stream: int, shard: int, pickled: bytes) -> None:
         """`pickled` is the exception that is raised where the shard is needed."""
 
     def close_supply(self) -> None:
-        """Nobody makes shards any more. Ends take_wanted."""
+        """Nobody supplies shards any more. Ends take_wanted."""
+
+    def held(self) -> list[tuple[int, int]]:
+        """Stream and shard of those, of streams that are supplied, that will be read from soon."""
+
+    def waited_s(self, stream: int) -> float:
+        """Seconds that shards of a stream have been waited for."""
 
     def totals(self, stream: int, shard: int) -> tuple[int, int, int]:
         """Tokens of a shard, those of them with loss, and the tokens of its longest sample."""
@@ -77,6 +89,7 @@ class Order:
         drop_last: bool,
         shuffle: bool,
         shuffle_block: int,
+        blocks_ahead: Sequence[int],
     ) -> None: ...
 
 @final

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from stoker import _core
+from stoker.cache_limit import CacheLimit
+from stoker.downloads import Requests
+from stoker.errors import LoaderClosedError
 from stoker.files import legible_name
 from stoker.index import StreamIndex, index_path, read_index
-from stoker.materialize import Materializer, RawStream, Tokenization
+from stoker.materialize import Materializer
 from stoker.mixture import counts_per_epoch, rates
 from stoker.options import Options, check_index
+from stoker.remote import fetch_indexes, open_cache, open_expansion, ranks_of_a_node
 from stoker.stream import Stream
+from stoker.tokenization import RawStream, Tokenization
 
 logger = logging.getLogger("stoker")
 
 _MAX_EPOCH_UNITS = 1 << 40  # positions of the order
+_MOST_BLOCKS_AHEAD = 1 << 16  # of which the order tells
 
 
 class Opened(NamedTuple):
@@ -83,46 +90,97 @@ class TokenDataset:
                     f"two streams are named {one.name!r} ({one.directory} and {other.directory}): give one of them "
                     "another `name`; it keys the stream's shuffle."
                 )
-        read = _read_token_index if tokenization is None else tokenization.read_index
-        found = [read(stream) for stream in self.streams]
+        self._requests = Requests(options.num_downloads)
+        self._tokenization = tokenization
+        self._process = os.getpid()
+        self._caches = [open_cache(s, self._requests) if s.remote is not None else None for s in self.streams]
+        fetch_indexes([cache for cache in self._caches if cache is not None])
+        found = [self._read_index(s) for s in range(len(self.streams))]
         self.indexes = [index for index, _ in found]
         self._raw = [raw for _, raw in found]
-        self.materializer: Materializer | None = None
-        if tokenization is not None and any(self._raw):
-            self.materializer = Materializer(self._raw, tokenization.processes)
-            weakref.finalize(self, self.materializer.close)
+        self._materializer: Materializer | None = None
+        sources = [raw or cache for raw, cache in zip(self._raw, self._caches, strict=True)]
+        if any(source is not None for source in sources):
+            self._materializer = Materializer(
+                sources,
+                num_threads=max(options.num_downloads, 1 if tokenization is None else tokenization.processes),
+                skips_missing=[stream.on_missing == "skip" for stream in self.streams],
+            )
+            weakref.finalize(self, _close, self._process, self._materializer, self._requests, tokenization)
         _check_tokenizers(self.names, self.indexes, options)
         self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]
         self.sizes = [_sizes(name, index, options) for name, index in zip(self.names, self.indexes, strict=True)]
         self.counts = self._count_units()
         self.rates = self.counts if options.finite else self._rates()
+        self._limit = self._limit_caches()
         self._opened = self._open(options.lanes)
 
+    def _read_index(self, s: int) -> tuple[StreamIndex, RawStream | None]:
+        stream = self.streams[s]
+        if self._tokenization is not None:
+            index, raw = self._tokenization.read_index(stream, self._caches[s])
+        else:
+            index, raw = read_index(stream.directory, stream.bytes_dtype, stream.labels_dtype), None
+        if index.is_expanded and self._caches[s] is None:
+            directory = _expand_directory(self._options.cache_dir, str(stream.name), index)
+            cache = open_expansion(str(stream.name), stream.directory, directory, self._requests)
+            cache.fetch_index()
+            self._caches[s], index = cache, replace(index, directory=directory)
+        return index, raw
+
     def start(self, opened: Opened) -> None:
-        """Begins to make the shards that are made while the run goes on, if there are such streams.
+        """Begins to supply the shards that are not there, if there are such streams.
 
         Raises:
-            LoaderClosedError: It has begun in another process, of which this is a fork.
+            LoaderClosedError: This is a fork of the process that has made the loader.
         """
-        if self.materializer is not None:
-            self.materializer.serve(opened.store)
+        if self._materializer is None:
+            return
+        if os.getpid() != self._process:
+            raise LoaderClosedError(
+                "a loader that tokenizes or fetches works in the process that made it, and this is a fork: make the "
+                "loader here."
+            )
+        self._materializer.serve(opened.store)
 
     def close(self) -> None:
-        """Ends that. Idempotent."""
-        if self.materializer is not None:
-            self.materializer.close()
+        """Ends that. Idempotent; in a fork it does nothing."""
+        if self._materializer is not None:
+            _close(self._process, self._materializer, self._requests, self._tokenization)
 
-    def left_out(self) -> dict[str, dict[str, int]]:
-        """Of each stream whose shards are made, samples that are empty in those that this process has had, by
-        reason."""
-        if self.materializer is None:
+    def supply_stats(self) -> dict[str, dict[str, Any]]:
+        """What became of the shards of streams that are tokenized or fetched; see `DataLoader.stats`."""
+        if self._materializer is None:
             return {}
-        return {
-            name: self.materializer.left_out(s)
-            for s, (name, raw) in enumerate(zip(self.names, self._raw, strict=True))
-            if raw is not None
-        }
+        out: dict[str, dict[str, Any]] = {}
+        for s, name in enumerate(self.names):
+            cache, raw = self._caches[s], self._raw[s]
+            if cache is None and raw is None:
+                continue
+            of_stream = out[name] = {"supply_s": self._opened.store.waited_s(s)}
+            if raw is not None:
+                of_stream["left_out"] = raw.left_out()
+            if cache is not None:
+                missing = self._materializer.missing(s)
+                traffic = cache.counts.traffic
+                of_stream |= {
+                    "cache_hits": cache.counts.hits,
+                    "fetched_shards": cache.counts.fetched,
+                    "downloaded_bytes": traffic.bytes,
+                    "download_s": traffic.seconds,
+                    "retries": traffic.retries,
+                    "evicted_shards": 0 if self._limit is None else self._limit.evicted[name],
+                    "missing_shards": {one.shard: one.reason for one in missing},
+                    "missing_samples": sum(int(self.indexes[s].samples[one.shard]) for one in missing),
+                }
+        return out
+
+    def forget(self, path: str) -> None:
+        """Removes a file that turned out to be broken, if it is the copy of a remote one: the next run fetches it."""
+        for cache in self._caches:
+            if cache is not None and os.path.commonpath([cache.directory, path]) == cache.directory:
+                cache.remove(path)
 
     def __len__(self) -> int:
         """Rows an epoch: its units, or for `pack` what its tokens fill without padding, a global batch at least."""
@@ -204,15 +262,20 @@ class TokenDataset:
             drop_last=options.drop_last,
             shuffle=options.shuffle,
             shuffle_block=options.shuffle_block,
+            blocks_ahead=self._blocks_ahead(lanes),
         )
         files = [
             stream_files(
                 str(stream.name),
                 index,
+                supply="made" if raw else "fetched" if cache else "there",
+                closes_unheld=cache is not None and options.cache_limit is not None,
                 follow_links=stream.follow_links,
                 expand_directory=_expand_directory(options.cache_dir, str(stream.name), index) if big else "",
             )
-            for stream, index, big in zip(self.streams, self.indexes, self._choose_expanded(lanes), strict=True)
+            for stream, index, big, raw, cache in zip(
+                self.streams, self.indexes, self._choose_expanded(lanes), self._raw, self._caches, strict=True
+            )
         ]
         return Opened(lanes, order, _core.ShardStore(files, options.cache_memory))
 
@@ -339,38 +402,111 @@ class TokenDataset:
     def _working_set_bytes(self, s: int, lanes: int) -> int:
         """Decompressed bytes that this rank keeps of a stream: what lies under the blocks in use of each lane that it
         plans, rounded up to what is decoded together."""
-        index, options = self.indexes[s], self._options
+        index = self.indexes[s]
         if index.is_made or not any(index.zip_basenames):
             return 0
-        stream_bytes = int(index.raw_bytes.sum())
-        units = max(1, int(self.sizes[s].sum()) // options.unit)
-        if units <= options.shuffle_block:
-            return stream_bytes
         largest = int(index.raw_bytes.max())
         frame_bytes = index.frame_bytes or largest
         piece_bytes = min(largest, -(-_core.LEAST_PIECE_BYTES // frame_bytes) * frame_bytes)  # whole frames
+        return self._bytes_in_use(s, lanes, int(index.raw_bytes.sum()), piece_bytes)
+
+    def _bytes_in_use(self, s: int, lanes: int, stream_bytes: int, piece_bytes: int) -> int:
+        """Of so many bytes of a stream, those under the blocks in use of each lane that this rank plans. Pieces of a
+        size are kept whole."""
+        options = self._options
+        units = self._units(s)
+        if units <= options.shuffle_block:
+            return stream_bytes
         block_bytes = stream_bytes * options.shuffle_block // units + 2 * piece_bytes
         planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
         # The block at hand and the next one; and the one before, of which the rows of a window are emitted late.
         blocks = 2 if options.finite else 3
         return min(stream_bytes, blocks * planned * block_bytes)
 
+    def _units(self, s: int) -> int:
+        """Units of a pass of a stream."""
+        return max(1, int(self.sizes[s].sum()) // self._options.unit)
 
-def _read_token_index(stream: Stream) -> tuple[StreamIndex, RawStream | None]:
-    return read_index(stream.directory, stream.bytes_dtype, stream.labels_dtype), None
+    # ------------------------------------------------------------ copies of remote streams
+    def _limit_caches(self) -> CacheLimit | None:
+        """
+        Raises:
+            ValueError: The limit is below what is in use at once.
+        """
+        limit, caches = self._options.cache_limit, [cache for cache in self._caches if cache is not None]
+        if limit is None or not caches:
+            return None
+        needs = 0
+        for s, cache in enumerate(self._caches):
+            if cache is not None:
+                sizes = cache.shard_bytes()
+                in_use = self._bytes_in_use(s, self._options.lanes, sum(sizes), max(sizes))
+                needs += min(sum(sizes), in_use * ranks_of_a_node()) + max(sizes)
+        if limit < needs:
+            raise ValueError(
+                f"cache_limit is {limit:,} bytes, but the shards that are in use at once, with one that is coming, "
+                f"take {needs:,}: give at least that, or lower shuffle_block."
+            )
+        materializer = self._materializer
+        assert materializer is not None
+        made = CacheLimit(limit, caches)
+        made.held = lambda: [
+            (cache, shard) for s, shard in materializer.held() if (cache := self._caches[s]) is not None
+        ]
+        return made
+
+    def _blocks_ahead(self, lanes: int) -> list[int]:
+        """Of each stream, blocks behind the next one whose shards are supplied already."""
+        options = self._options
+        ahead = [0] * len(self.streams)
+        supplied = [s for s in range(len(self.streams)) if self._caches[s] or self._raw[s]]
+        for s in supplied:
+            sizes = self.indexes[s].raw_bytes
+            shards = options.predownload_shards
+            if options.predownload_bytes:
+                planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
+                shards = options.predownload_bytes // max(1, int(sizes.mean()) * planned * len(supplied))
+            shards_of_a_block = len(sizes) * options.shuffle_block / self._units(s)
+            ahead[s] = min(math.ceil(shards / shards_of_a_block), _MOST_BLOCKS_AHEAD)
+        return ahead
+
+
+def _close(process: int, materializer: Materializer, requests: Requests, tokenization: Tokenization | None) -> None:
+    """Ends everything that the threads of a materializer wait for, and then them; nothing in a fork of the process."""
+    if os.getpid() != process:
+        return
+    materializer.stop()
+    requests.close()
+    if tokenization is not None:
+        tokenization.close()
+    materializer.close()
 
 
 def stream_files(
-    name: str, index: StreamIndex, *, follow_links: bool = False, expand_directory: str = ""
+    name: str,
+    index: StreamIndex,
+    *,
+    supply: str = "there",
+    closes_unheld: bool = False,
+    follow_links: bool = False,
+    expand_directory: str = "",
 ) -> _core.StreamFiles:
-    """An index as the core takes it. Compressed shards are expanded into `expand_directory`, if that is not empty, else
-    into memory."""
+    """An index as the core takes it.
+
+    Args:
+        name, index: Of the stream.
+        supply: Its files are "there", "fetched", or others are "made" of them.
+        closes_unheld: Files are closed when nothing will be read from them soon, since they may be removed.
+        follow_links: See `Stream`.
+        expand_directory: Where compressed shards are expanded; empty: into memory.
+    """
     return _core.StreamFiles(
         name=name,
         directory=index.directory,
         follow_links=follow_links,
         expand_directory=expand_directory,
-        is_made=index.is_made,
+        supply=supply,
+        closes_unheld=closes_unheld,
         schemas=[schema.columns for schema in index.schemas],
         raw_basenames=index.raw_basenames,
         zip_basenames=index.zip_basenames,

@@ -20,6 +20,24 @@ class CorruptShardError(ValueError):
         return type(self), (str(self), self.path, self.sample)
 
 
+class MissingShardError(OSError):
+    """A shard of a remote stream can't be had, whatever was tried.
+
+    Attributes:
+        stream: The stream's name.
+        shard: Its zero-based number, in the order of index.json.
+        url: Where it should be.
+        attempts: How often the request that failed last was made.
+    """
+
+    def __init__(self, message: str, stream: str = "", shard: int = 0, url: str = "", attempts: int = 0) -> None:
+        super().__init__(message)
+        self.stream, self.shard, self.url, self.attempts = stream, shard, url, attempts
+
+    def __reduce__(self) -> tuple[type[MissingShardError], tuple[str, str, int, str, int]]:
+        return type(self), (str(self), self.stream, self.shard, self.url, self.attempts)
+
+
 class StateMismatchError(ValueError):
     """A loader's state was taken from other data or another specification than the loader has."""
 

@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
+from collections.abc import Iterator
 
 
 def write_durably(path: str, data: bytes) -> None:
@@ -26,9 +28,24 @@ def write_atomically(path: str, data: bytes) -> None:
     Raises:
         OSError: The directory can't be written to, or is full.
     """
+    with _renamed(path) as temporary:
+        write_durably(temporary, data)
+
+
+def copy_atomically(source: str, path: str) -> None:
+    """The same of a copy of a file."""
+    with _renamed(path) as temporary:
+        shutil.copyfile(source, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _renamed(path: str) -> Iterator[str]:
+    """A name to write to, that is renamed to `path` in the end."""
     temporary = f"{path}.{secrets.token_hex(4)}"
     try:
-        write_durably(temporary, data)
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):  # an interrupt may come when it is renamed already

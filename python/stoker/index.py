@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from stoker.compressions import is_known
 from stoker.schema import Schema, parse_schema
 
 TOTALS_FILE = "stoker.json"  # what `stoker index` writes beside index.json
@@ -106,6 +107,8 @@ class StreamIndex:
         frame_bytes: Raw bytes a zstd frame; None where a shard may be one frame.
         tokenizer: What the shards were made with, where the index tells.
         is_made: Whether the shards are raw, and token shards are made of them: `schemas` are those of the token shards.
+        is_expanded: Whether some shards are compressed in a way that the core does not read, and are not there as they
+            were before.
     """
 
     directory: str
@@ -122,6 +125,12 @@ class StreamIndex:
     frame_bytes: int | None
     tokenizer: TokenizerIdentity | None
     is_made: bool = False
+    is_expanded: bool = False
+
+
+def digest_of(index: bytes) -> str:
+    """What tells an index.json from others: the hex digest of its content."""
+    return hashlib.sha256(index).hexdigest()
 
 
 def index_path(directory: str) -> str:
@@ -168,7 +177,7 @@ def read_index(
                 )
             names, encodings = list(made), list(made.values())
             entry.column_names, entry.column_encodings, entry.column_sizes = names, encodings, [None] * len(names)
-        _check_entry(entry, what, directory, is_made=made is not None)
+        _check_entry(entry, what)
         key = (*entry.column_names, *entry.column_encodings, *entry.column_sizes)
         if key not in numbers:
             numbers[key] = len(schemas)
@@ -181,7 +190,7 @@ def read_index(
         tokens, loss_tokens = _totals(index, content, path, [schemas[i] for i in schema_indexes], bytes_dtype)
     return StreamIndex(
         directory=directory,
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=digest_of(content),
         raw_basenames=[e.raw_data.basename for e in index.shards],
         zip_basenames=[e.zip_data.basename if e.zip_data else "" for e in index.shards],
         samples=np.array([e.samples for e in index.shards], np.uint32),
@@ -194,6 +203,7 @@ def read_index(
         frame_bytes=index.stoker.zstd_frame_bytes if index.stoker else None,
         tokenizer=index.stoker.tokenizer if index.stoker else None,
         is_made=made is not None,
+        is_expanded=made is None and any(_is_foreign(entry, directory) for entry in index.shards),
     )
 
 
@@ -206,7 +216,7 @@ def read_entries(path: str) -> list[Entry]:
     """
     entries = _read(path)[0].shards
     for number, entry in enumerate(entries):
-        _check_entry(entry, f"shard {number} of {path}", os.path.dirname(path), is_made=True)
+        _check_entry(entry, f"shard {number} of {path}")
     return entries
 
 
@@ -233,7 +243,14 @@ def _decode(content: bytes, type: type[_T], path: str) -> _T:
         raise ValueError(f"{path} is not what it should be: {error}. Restore it or write the data set again.") from None
 
 
-def _check_entry(entry: Entry, what: str, directory: str, *, is_made: bool) -> None:
+def _is_foreign(entry: Entry, directory: str) -> bool:
+    """Whether the core can read the file of a shard neither as it is nor as it was before."""
+    if (entry.compression or "").partition(":")[0] in ("", "zstd"):
+        return False
+    return not os.path.exists(os.path.join(directory, entry.raw_data.basename))
+
+
+def _check_entry(entry: Entry, what: str) -> None:
     """Checks what the core relies on; `what` begins the error sentences."""
     if entry.format != "mds" or entry.version != 2:
         raise ValueError(
@@ -252,17 +269,13 @@ def _check_entry(entry: Entry, what: str, directory: str, *, is_made: bool) -> N
     if any(size is not None and not 0 <= size <= _MAX_BYTES for size in entry.column_sizes):
         raise ValueError(f"{what} has the column sizes {entry.column_sizes}: they are null or 0 to {_MAX_BYTES}.")
     codec = (entry.compression or "").partition(":")[0]
+    if codec and not is_known(codec):
+        raise ValueError(
+            f"{what} is compressed with {codec!r}, which the MDS format does not have: decompress "
+            f"{entry.zip_data and entry.zip_data.basename}, and write an index without it."
+        )
     if bool(codec) != (entry.zip_data is not None):
         raise ValueError(f"{what} has compression {entry.compression!r} but zip_data {entry.zip_data}.")
-    if (
-        codec not in ("", "zstd")
-        and not is_made
-        and not os.path.exists(os.path.join(directory, entry.raw_data.basename))
-    ):
-        raise ValueError(
-            f"{what} is compressed with {codec!r}, which stoker does not read in place: decompress "
-            f"{entry.zip_data and entry.zip_data.basename} to {entry.raw_data.basename} beside it."
-        )
 
 
 _Tokens = npt.NDArray[np.uint64] | None
@@ -288,7 +301,7 @@ def _totals(
                 f"{where} was counted for bytes_dtype {totals.bytes_dtype}, but the stream is read with {bytes_dtype}: "
                 "give the right one to both."
             )
-        if totals.index_sha256 != hashlib.sha256(content).hexdigest():
+        if totals.index_sha256 != digest_of(content):
             raise ValueError(f"{where} was counted for another {path}: run `stoker index` on the directory again.")
     lists = (totals.tokens, totals.loss_tokens, totals.longest_sample)
     if totals.version != 1 or any(

@@ -17,14 +17,14 @@ from stoker.batches import BatchMemory, make_memory
 from stoker.dataset import TokenDataset
 from stoker.distributed import find_ranks
 from stoker.epochs import Epochs, Place
-from stoker.errors import LoaderClosedError
+from stoker.errors import CorruptShardError, LoaderClosedError
 from stoker.feed import DeviceFeed, Feed, HostFeed, make_form
 from stoker.handoff import Handoff
-from stoker.materialize import Tokenization
 from stoker.options import Options, check_index, default_cache_dir, name_fields, rows_of_a_rank
 from stoker.state import check_state, make_state, saved_lanes, specification
 from stoker.stats import Meter
 from stoker.stream import Stream
+from stoker.tokenization import Tokenization
 from stoker.units import parse_bytes, parse_count
 
 logger = logging.getLogger("stoker")
@@ -118,6 +118,9 @@ class DataLoader:
         timeout: float = 0,
         cache_memory: int | str = "2gb",
         cache_dir: str | os.PathLike[str] | None = None,
+        cache_limit: int | str | None = None,
+        predownload: int | str = 0,
+        num_downloads: int = 16,
         tokenizer: str | os.PathLike[str] | None = None,
         tokenizer_processes: int = 2,
     ) -> None:
@@ -197,6 +200,12 @@ class DataLoader:
             cache_memory: Decompressed shards are kept in memory within this size, such as "2gb". Where the working set
                 is larger, they are expanded once to files in `cache_dir`.
             cache_dir: Default: `$STOKER_CACHE`, else `stoker` in the user's cache home.
+            cache_limit: The local copies of remote streams are kept within this size, such as "100gb", all ranks of a
+                node together: the shards that were used least recently are removed. Default: everything is kept.
+            predownload: Shards of remote streams, or of such that are tokenized, are supplied ahead of need: in any
+                case those under the block of each stream and lane that is read, and under the next one. This many more
+                of each; or, as a size such as "4gb", of all together. Raise it where downloads come in fits.
+            num_downloads: Requests to remote stores at once.
             tokenizer: Streams may be of raw samples (`text`, `prompt` and `response`, `messages`, `turns`). Their
                 shards are tokenized one by one, ahead of need, into files in `cache_dir`, by the rules of
                 `stoker.prepare` (see `Stream.prepare`), which tells what a tokenizer may be. Layout `concat` can't have
@@ -249,6 +258,10 @@ class DataLoader:
             timeout=timeout,
             cache_memory=parse_bytes(cache_memory),
             cache_dir=default_cache_dir() if cache_dir is None else os.fspath(cache_dir),
+            cache_limit=None if cache_limit is None else parse_bytes(cache_limit),
+            num_downloads=num_downloads,
+            predownload_shards=0 if isinstance(predownload, str) else predownload,
+            predownload_bytes=parse_bytes(predownload) if isinstance(predownload, str) else 0,
         )
         tokenization = None
         if tokenizer is not None:
@@ -307,7 +320,11 @@ class DataLoader:
         feed = self._feed
         if feed is None or feed.next_row != self._place.row:
             feed = self._start_feed()
-        arrays, info = feed.next(self._options.timeout)
+        try:
+            arrays, info = feed.next(self._options.timeout)
+        except CorruptShardError as error:
+            self.dataset.forget(error.path)
+            raise
         self._meter.received(begin)
         batch = dict(zip(self._fields, arrays, strict=True))
         if info.max_seqlen:
@@ -491,13 +508,17 @@ class DataLoader:
             `batches`, `tokens`, `padding_tokens`, and `fill`, the share of tokens; `elapsed_s` from the first request
             to the last batch, `first_batch_s`, `tokens_per_s`; `wait_s` that the consumer spent waiting and
             `wait_share` of elapsed_s;
-            `plan_s`, `supply_s` (planning waited for shards that are tokenized), `load_s` (decompressing) and `fill_s`
-            of the threads together; and of each of `streams` its
-            `asked` and `achieved` share of what weights count, `units`, `tokens`, `loss_tokens`, and what became of
+            `plan_s`, `supply_s` (planning waited for shards that are fetched or tokenized), `load_s` (decompressing)
+            and `fill_s` of the threads together; and of each of `streams` its `asked` and `achieved` share of what
+            weights count, `units`, `tokens`, `loss_tokens`, and what became of
             other samples: `truncated_tokens`, `truncated_samples`, `dropped_tokens`, `dropped_samples`,
             `empty_samples`, and `no_loss_samples`: samples of finetuning streams, or pieces of them, that are in the
-            rows but have no label there. Of streams that are tokenized while the run goes on, `left_out`: samples that
-            are empty in the shards that this rank has had, by reason.
+            rows but have no label there. Of streams that are fetched or tokenized while the run goes on `supply_s`, for
+            which planning waited for their shards; of those that are tokenized `left_out`, samples that are empty in
+            the shards that this rank has had, by reason; and of those that are fetched, by this rank: `cache_hits` and
+            `fetched_shards`, `downloaded_bytes`, `download_s` (of requests, one beside the other), `retries`,
+            `evicted_shards`, and `missing_shards`, by number with the reason, and `missing_samples`, which the run went
+            on without.
         """
         report = self._meter.report(
             self.dataset.names,
@@ -507,8 +528,8 @@ class DataLoader:
             running=None if self._feed is None else self._feed.engine.progress(),
             ahead=() if self._feed is None else self._feed.ahead(self._received),
         )
-        for name, left_out in self.dataset.left_out().items():
-            report["streams"][name]["left_out"] = left_out
+        for name, of_stream in self.dataset.supply_stats().items():
+            report["streams"][name] |= of_stream
         return report
 
     @property

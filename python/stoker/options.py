@@ -146,6 +146,10 @@ class Options:
     timeout: float
     cache_memory: int
     cache_dir: str
+    cache_limit: int | None
+    num_downloads: int
+    predownload_shards: int
+    predownload_bytes: int
 
     def __post_init__(self) -> None:
         self._check_index("seq_len", 1, _MAX_ROW_TOKENS)
@@ -157,6 +161,8 @@ class Options:
         self._check_index("rank", 0, self.world_size - 1)
         self._check_index("num_workers", 0, 1024)
         self._check_index("prefetch_factor", 1, 1 << 16)
+        self._check_index("num_downloads", 1, 1024)
+        self._check_index("predownload_shards", 0, 1 << 31)
         self._check_name("layout", LAYOUTS)
         self._check_name("padding_side", ("right", "left"))
         for name, known in (("overflow", OVERFLOWS), ("weights_in", ("samples", "tokens"))):

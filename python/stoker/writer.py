@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +17,9 @@ from stoker.files import write_atomically, write_durably
 from stoker.hashes import get_hash
 from stoker.index import Totals, index_path
 from stoker.schema import TOKEN_COLUMNS
+from stoker.stores import is_url
 from stoker.units import parse_bytes
+from stoker.uploads import Uploader
 
 ZSTD_FRAME_BYTES = 1 << 20  # raw bytes a frame: what a reader has to decode at least
 _MAX_SHARD_BYTES = (1 << 32) - 1  # offsets are u32
@@ -30,8 +34,8 @@ class MDSWriter:
     frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`, holds ndarrays, index.json
     gets a `stoker` object with the tokens, loss tokens and longest sample of each shard.
 
-    index.json comes last, all at once: a directory without it is not finished. In a `with` block that raises, it is not
-    written.
+    A remote `out` gets each shard when it is finished, in the background. index.json comes last, all at once: a
+    directory without it is not finished. In a `with` block that raises, it is not written.
 
     Example:
         >>> with MDSWriter(columns={"tokens": "ndarray:uint16"}, out="data/web", compression="zstd") as out:
@@ -42,12 +46,13 @@ class MDSWriter:
         self,
         *,
         columns: Mapping[str, str],
-        out: str | os.PathLike[str],
+        out: str | os.PathLike[str] | tuple[str, str],
         keep_local: bool = False,
         compression: str | None = None,
         hashes: Sequence[str] | None = None,
         size_limit: int | str | None = 1 << 26,
         exist_ok: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Makes the directory.
@@ -55,27 +60,29 @@ class MDSWriter:
         Args:
             columns: Encoding of each column: "bytes", "str", "int", "json", a numpy scalar type, or
                 "ndarray[:dtype[:shape]]".
-            out: A local directory, which must be empty or absent.
-            keep_local: Accepted for compatibility; what is written locally stays.
+            out: A directory, which must be empty or absent: local; or a URL, such as "s3://bucket/data", whose shards
+                are written into a temporary directory first; or both, as (local, remote).
+            keep_local: Of a remote `out`: what is written locally stays, and is not removed when it is uploaded.
             compression: None, or "zstd" with a level of 1 to 22 behind a colon, such as "zstd:7". Default level 3.
             hashes: Names of hashes, sorted, to put into the index for each file.
             size_limit: Bytes a shard at most, such as 1 << 26 or "64mb"; None or 0: 4 GiB. A larger sample gets a
                 shard of its own.
-            exist_ok: Remove what the directory holds.
+            exist_ok: Remove what the local directory holds, and write over what is at the URL.
+            storage_options: Of the remote store, see docs/remote.md.
             **kwargs: `progress_bar`, `max_workers` and `retry` are accepted for compatibility and mean nothing here.
 
         Raises:
             FileExistsError: `out` holds something and `exist_ok` is False.
             TypeError: A column's encoding is not known.
             ValueError: Another argument breaks its rule.
-            ModuleNotFoundError: A hash needs xxhash, which is not installed.
-            OSError: The directory can't be made.
+            ModuleNotFoundError: A hash needs xxhash, or a URL a package, which is not installed.
+            OSError: The directory can't be made, or the store not be reached.
         """
         unknown = sorted(set(kwargs) - set(_IGNORED))
         if unknown:
             raise ValueError(f"Invalid Writer argument(s): {unknown}")
         self._encodings = _parse_columns(columns)
-        self._directory = _local_directory(out)
+        self._directory, remote = _places(out)
         self._compression = compression
         self._level = None if compression is None else _parse_zstd(compression)
         self._hashes = list(hashes or [])
@@ -86,6 +93,8 @@ class MDSWriter:
         if self._size_limit is not None and self._size_limit > _MAX_SHARD_BYTES:
             raise ValueError(f"`size_limit` must be less than 2**32, instead, found as {self._size_limit}.")
         _make_empty(self._directory, exist_ok)
+        self._keep_local = keep_local
+        self._uploader = None if remote is None else _open_uploader(remote, storage_options, exist_ok=exist_ok)
 
         config = {
             "column_encodings": [e.name for e in self._encodings.values()],
@@ -147,16 +156,32 @@ class MDSWriter:
                 "longest_sample": totals.longest_sample,
                 "zstd_frame_bytes": None if self._level is None else ZSTD_FRAME_BYTES,
             }
-        write_atomically(index_path(self._directory), json.dumps(index, sort_keys=True).encode())
+        content = json.dumps(index, sort_keys=True).encode()
+        write_atomically(index_path(self._directory), content)
+        if self._uploader is not None:
+            self._uploader.wait()
+            self._uploader.store.write("index.json", content)
         self._is_finished = True
+        self._close()
 
     def __enter__(self) -> MDSWriter:
         return self
 
     def __exit__(self, exception_type: type[BaseException] | None, *_: object) -> None:
-        if exception_type is None:
-            self.finish()
-        self._is_finished = True
+        try:
+            if exception_type is None:
+                self.finish()
+        finally:
+            self._is_finished = True
+            self._close()
+
+    def _close(self) -> None:
+        """Ends uploads, and removes what was written for them alone. Idempotent."""
+        uploader, self._uploader = self._uploader, None
+        if uploader is not None:
+            uploader.close()
+            if not self._keep_local:
+                shutil.rmtree(self._directory, ignore_errors=True)
 
     def _begin_shard(self) -> None:
         self._samples: list[bytes] = []
@@ -201,6 +226,9 @@ class MDSWriter:
                 "zip_data": zip_data,
             }
         )
+        if self._uploader is not None:
+            name = basename if zip_data is None else zip_data["basename"]
+            self._uploader.put(os.path.join(self._directory, name), name, keep=self._keep_local)
         self._counter.end_shard()
         self._begin_shard()
 
@@ -255,10 +283,24 @@ def _parse_columns(columns: Mapping[str, str]) -> dict[str, Encoding]:
     return encodings
 
 
-def _local_directory(out: str | os.PathLike[str]) -> str:
-    if not isinstance(out, (str, os.PathLike)) or "://" in os.fspath(out):
-        raise ValueError(f"out is {out!r}: stoker writes to a local directory; copy it to its remote when it is done.")
-    return os.fspath(out)
+def _places(out: str | os.PathLike[str] | Sequence[str]) -> tuple[str, str | None]:
+    """The local directory that is written to, and the URL that it is uploaded to, if there is one."""
+    if isinstance(out, (str, os.PathLike)):
+        place = os.fspath(out)
+        return (tempfile.mkdtemp(prefix="stoker-write-"), place) if is_url(place) else (place, None)
+    if len(out) != 2:
+        raise ValueError(f"out is {out!r}: it must be a directory, a URL, or both as (local, remote).")
+    return os.fspath(out[0]), os.fspath(out[1])
+
+
+def _open_uploader(url: str, storage_options: Mapping[str, Any] | None, *, exist_ok: bool) -> Uploader:
+    uploader = Uploader(url, storage_options=storage_options)
+    if not exist_ok:
+        with contextlib.suppress(FileNotFoundError):
+            uploader.store.stat("index.json")
+            uploader.close()
+            raise FileExistsError(f"{url} has an index.json. Choose another place, or pass exist_ok=True.")
+    return uploader
 
 
 def _parse_zstd(compression: str) -> int:

@@ -567,27 +567,27 @@ TEST(Engine, ProgressCountsWhatWasHandedOver) {
             (progress.counts[0].units + progress.counts[1].units) * world.seq_len);
 }
 
-// ---------------------------------------------------------------- shards that are made while the run goes on
-/// Makes the shards of a store that are wanted, in threads of its own, until it is destroyed.
-class Maker {
+// ---------------------------------------------------------------- shards that are supplied while the run goes on
+/// Supplies the shards of a store that are wanted, in threads of its own, until it is destroyed.
+class Supplier {
  public:
-  using Make = std::function<void(ShardSupply&, ShardId)>;
-  Maker(std::shared_ptr<ShardStore> store, const Make& make) : store_(std::move(store)) {
+  using Supply = std::function<void(ShardSupply&, ShardId)>;
+  Supplier(std::shared_ptr<ShardStore> store, const Supply& supply) : store_(std::move(store)) {
     for (int i = 0; i < 2; ++i)
-      threads_.emplace_back([this, make] {
+      threads_.emplace_back([this, supply] {
         while (const auto id = store_->supply().take()) {
-          make(store_->supply(), *id);
-          ++num_made;
+          supply(store_->supply(), *id);
+          ++num_supplied;
         }
       });
   }
-  Maker(const Maker&) = delete;
-  Maker& operator=(const Maker&) = delete;
-  ~Maker() {
+  Supplier(const Supplier&) = delete;
+  Supplier& operator=(const Supplier&) = delete;
+  ~Supplier() {
     store_->supply().close();
     for (std::thread& thread : threads_) thread.join();
   }
-  std::atomic<int> num_made = 0;
+  std::atomic<int> num_supplied = 0;
 
  private:
   std::shared_ptr<ShardStore> store_;
@@ -596,30 +596,59 @@ class Maker {
 
 const std::vector<Form> kMadeForms = {{}, {.bytes_column = true}, {.compressed = true, .frame_bytes = 200}};
 
-void make_first_streams(World& world) {
-  for (uint32_t s : {0, 1}) world.files[s].is_made = true;
+void supply_streams(World& world, StreamFiles::Supply how) {
+  const size_t num_streams = how == StreamFiles::Supply::kMade ? 2 : world.files.size();
+  for (size_t s = 0; s < num_streams; ++s) world.files[s].supply = how;
   world.reopen(uint64_t{1} << 30);
 }
 
-MadeFile made_file(const World& world, ShardId id) {
-  const std::string path = world.path(id.stream, id.shard);
-  return {path, std::filesystem::file_size(path)};
+SuppliedFile supplied_file(const World& world, ShardId id) {
+  const bool is_compressed = !world.files[id.stream].shards[id.shard].zip_basename.empty();
+  return {std::make_shared<File>(world.path(id.stream, id.shard)), is_compressed};
 }
 
-TEST(Engine, BatchesAreTheSameWhereShardsAreMadeAndEachIsMadeOnce) {
+TEST(Engine, BatchesAreTheSameWhereShardsAreSuppliedAndThoseThatAreOpenAreNotSuppliedAgain) {
   Rng rng(key("made"));
   for (int trial = 0; trial < 20; ++trial) {
-    World world(kMadeForms, rng);
-    const std::vector<Buffer> want = world.expected(12);
-    for (const uint32_t workers : {0U, 1U, 3U}) {
-      make_first_streams(world);
-      Maker maker(world.store, [&](ShardSupply& supply, ShardId id) {
-        std::this_thread::yield();
-        supply.set_ready(id, made_file(world, id));
+    for (const auto how : {StreamFiles::Supply::kMade, StreamFiles::Supply::kFetched}) {
+      World world(how == StreamFiles::Supply::kMade ? kMadeForms : kForms, rng);
+      const std::vector<Buffer> want = world.expected(12);
+      for (const uint32_t workers : {0U, 1U, 3U}) {
+        supply_streams(world, how);
+        Supplier supplier(world.store, [&](ShardSupply& supply, ShardId id) {
+          std::this_thread::yield();
+          supply.set_ready(id, supplied_file(world, id));
+        });
+        ASSERT_EQ(world.take(*world.engine(workers), 7, 1 + rng.below(4)), std::vector(want.begin(), want.begin() + 7));
+        ASSERT_EQ(world.take(*world.engine(workers), 12, 3), want);
+        const int before = supplier.num_supplied;
+        ASSERT_EQ(world.take(*world.engine(workers), 12, 3), want);
+        ASSERT_LE(supplier.num_supplied - before, 2 * 4) << "ahead of the end of the run before at most";
+        for (const ShardId id : world.store->held()) FAIL() << id.shard << " is held by nobody";
+      }
+    }
+  }
+}
+
+TEST(Engine, WhatAMissingShardHadIsPaddingOrNotThereAndTheRestIsAsPlanned) {
+  Rng rng(key("missing"));
+  for (int trial = 0; trial < 20; ++trial) {
+    World world(kForms, rng);
+    for (const LayoutKind layout : {LayoutKind::kPad, LayoutKind::kConcat, LayoutKind::kPack}) {
+      world.set_layout(layout);
+      supply_streams(world, StreamFiles::Supply::kFetched);
+      const auto is_missing = [&](ShardId id) { return id.shard % 2 == 1; };
+      const Supplier supplier(world.store, [&](ShardSupply& supply, ShardId id) {
+        supply.set_ready(id, is_missing(id) ? SuppliedFile{} : supplied_file(world, id));
       });
-      ASSERT_EQ(world.take(*world.engine(workers), 7, 1 + rng.below(4)), std::vector(want.begin(), want.begin() + 7));
-      ASSERT_EQ(world.take(*world.engine(workers), 12, 3), want);
-      ASSERT_LE(maker.num_made, static_cast<int>(world.files[0].shards.size() + world.files[1].shards.size()));
+      const std::unique_ptr<Planner> plans = world.planner();
+      for (int batch = 0; batch < 4; ++batch) {
+        const BatchPlan plan = plans->next();
+        for (const Segment& segment : plan.rows.segments())
+          ASSERT_TRUE(segment.size() == 0 || !is_missing({segment.stream, segment.shard}));
+      }
+      const std::vector<Buffer> want = world.expected(6);
+      ASSERT_EQ(world.take(*world.engine(2), 6, 3), want);
     }
   }
 }
@@ -629,13 +658,13 @@ TEST(Engine, AShardThatCanNotBeMadeIsAnErrorInItsPlaceAndIsTriedAgainByTheNextRu
   for (int trial = 0; trial < 20; ++trial) {
     World world(kMadeForms, rng);
     const std::vector<Buffer> want = world.expected(12);
-    make_first_streams(world);
+    supply_streams(world, StreamFiles::Supply::kMade);
     std::atomic<bool> is_broken = true;
-    const Maker maker(world.store, [&](ShardSupply& supply, ShardId id) {
+    const Supplier supplier(world.store, [&](ShardSupply& supply, ShardId id) {
       if (is_broken && id == ShardId{0, 0}) {
         supply.set_failed(id, std::make_exception_ptr(SupplyError("broken")));
       } else {
-        supply.set_ready(id, made_file(world, id));
+        supply.set_ready(id, supplied_file(world, id));
       }
     });
     size_t failing = 0;
@@ -668,7 +697,7 @@ TEST(Engine, ClosingEndsTheWaitForAShardAndTheTimeoutTellsWhichOne) {
   Rng rng(key("waits for a shard"));
   for (const uint32_t workers : {0U, 2U}) {
     World world({{}}, rng);
-    world.files[0].is_made = true;
+    world.files[0].supply = StreamFiles::Supply::kMade;
     world.reopen(uint64_t{1} << 30);
     Buffer buffer(world.format().size_bytes());
     const Engine::Pointer engine = world.engine(workers);
@@ -683,7 +712,7 @@ TEST(Engine, ClosingEndsTheWaitForAShardAndTheTimeoutTellsWhichOne) {
 TEST(Engine, WhatLiesUnderTheBlockAtHandIsWantedBeforeAnythingIsWaitedFor) {
   const TemporaryDirectory directory;
   std::vector<StreamFiles> files = {write_stream(directory, "web", std::vector(5, ShardLengths{4, 4}), {})};
-  files[0].is_made = true;
+  files[0].supply = StreamFiles::Supply::kMade;
   const auto store = std::make_shared<ShardStore>(files, 0);
   OrderSpec spec;
   spec.streams = {{"web", {2, 2, 2, 2, 2}}};

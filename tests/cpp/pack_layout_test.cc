@@ -134,7 +134,8 @@ TEST_F(PackLayoutTest, BlocksAreHeldUntilTheRowsOfTheirWindowAreOut) {
     Rows one(2);
     rows->append_row(r, one);
     for (const BlockChange& change : rows->take_changes())
-      for (const ShardRange& range : change.ranges) held[{change.stream, range.shard}] += change.begins ? 1 : -1;
+      for (const ShardRange& range : change.ranges)
+        held[{change.stream, range.shard}] += change.kind == BlockChange::Kind::kBegins ? 1 : -1;
     for (const Segment& s : one.segments()) EXPECT_GT((held[{s.stream, s.shard}]), 0) << "row " << r;
   }
 }

@@ -76,6 +76,22 @@ TEST_F(ShardStoreTest, HeadsOfShardsThatAreNotHeldAreKeptWithinTheirLimitButForT
   EXPECT_TRUE(held->is_retired());
 }
 
+TEST_F(ShardStoreTest, ShardsWhoseFilesMayGoAreClosedWithTheirLastRelease) {
+  std::vector<StreamFiles> files = {write_stream(directory_, "web", std::vector(20, ShardLengths{4, 4}), {})};
+  files[0].closes_unheld = true;
+  ShardStore shards(files, 0);
+  for (int i = 0; i < 2; ++i) shards.hold({0, 0});
+  const std::shared_ptr<const Shard> zero = shards.get({0, 0});
+  shards.release({0, 0});
+  EXPECT_EQ(shards.get({0, 0}), zero);
+  const long before = num_mappings();
+  const std::weak_ptr<const Shard> seen = shards.get({0, 0});
+  shards.release({0, 0});
+  EXPECT_TRUE(zero->is_retired());
+  EXPECT_NE(shards.get({0, 0}), zero);
+  EXPECT_LE(num_mappings(), before + 1);
+}
+
 TEST_F(ShardStoreTest, AForkedChildIsToldWhereThreadsWork) {
   ShardStore shards = store(100);
   const auto child_is_told = [&] {

@@ -10,13 +10,16 @@
 namespace stoker {
 namespace {
 
-Order make_order(uint32_t lanes, uint32_t block, bool shuffle) {
+bool begins(const BlockChange& change) { return change.kind == BlockChange::Kind::kBegins; }
+
+Order make_order(uint32_t lanes, uint32_t block, bool shuffle, std::vector<uint32_t> blocks_ahead = {}) {
   OrderSpec spec;
   spec.streams = {{"a", {7, 0, 12, 1, 30, 5}}, {"b", {3}}};
   spec.counts = {100, 10};
   spec.lanes = lanes;
   spec.shuffle_block = block;
   spec.shuffle = shuffle;
+  spec.blocks_ahead = std::move(blocks_ahead);
   return Order(spec);
 }
 
@@ -44,10 +47,10 @@ void check_changes(bool shuffle, uint32_t lanes, uint32_t block, size_t table_by
       if (stream == 1 && ticket % 10 != 0) continue;
       const uint64_t unit = map.unit(stream, stream == 0 ? ticket : ticket / 10);
       for (const BlockChange& change : map.take_changes()) {
-        blocks += change.begins ? 1 : -1;
+        blocks += begins(change) ? 1 : -1;
         for (const ShardRange& range : change.ranges) {
           const std::tuple entry(change.stream, range.shard, range.things.begin, range.things.end);
-          if (change.begins) {
+          if (begins(change)) {
             live.insert(entry);
           } else {
             ASSERT_TRUE(live.count(entry)) << "what ends has begun";
@@ -89,8 +92,38 @@ TEST(UnitMap, TheNextBlockIsAnnouncedBeforeItBegins) {
       EXPECT_TRUE(known) << ticket;
     }
     for (const BlockChange& change : map.take_changes())
-      if (change.begins)
+      if (begins(change))
         for (const ShardRange& range : change.ranges) announced[range.shard].push_back(range.things);
+  }
+}
+
+/// A window of blocks over the places that a stream's units come from, as far as it is told at each ticket.
+TEST(UnitMap, BlocksBehindTheNextOneAreToldOnceInTime) {
+  for (const bool shuffle : {false, true}) {
+    const Order order = make_order(1, 10, shuffle, {2, 0});
+    UnitMap map(order);
+    std::map<uint32_t, std::vector<Range>> told;  // by shard
+    std::vector<std::vector<ShardRange>> came;    // by ticket
+    const auto is_told = [&](const ShardRange& range) {
+      const std::vector<Range>& of_shard = told[range.shard];
+      return std::any_of(of_shard.begin(), of_shard.end(),
+                         [&](const Range& r) { return r.contains(range.things.begin); });
+    };
+    UnitMap knowing(order);
+    for (uint64_t ticket = 0; ticket < 110; ++ticket)
+      order.stream(0).append_ranges(knowing.unit(0, ticket), came.emplace_back());
+    size_t num_coming = 0;
+    for (uint64_t ticket = 0; ticket < 80; ++ticket) {
+      map.unit(0, ticket);
+      for (const BlockChange& change : map.take_changes()) {
+        num_coming += change.kind == BlockChange::Kind::kComing ? 1 : 0;
+        if (change.kind != BlockChange::Kind::kEnds)
+          for (const ShardRange& range : change.ranges) told[range.shard].push_back(range.things);
+      }
+      for (uint64_t ahead = 0; ahead < 25; ++ahead)  // three blocks, of which the last of a pass has 5
+        EXPECT_TRUE(is_told(came[ticket + ahead][0])) << ticket << " + " << ahead;
+    }
+    EXPECT_LE(num_coming, 16U) << "two at first, one at each of the blocks, and what begins a pass";
   }
 }
 

@@ -23,9 +23,9 @@ import pytest
 import stoker
 from stoker.helpers import HelperDiedError, Helpers
 from stoker.locks import lock_byte
-from stoker.materialize import RawStream, make_shard
 from stoker.preparation.examples import InvalidRoleError
 from stoker.preparation.sources import BadRowError
+from stoker.tokenization import RawShards, make_shard
 from stoker.totals import count_tokens
 from texts import END, TEXTS, ids_of
 
@@ -285,10 +285,10 @@ def test_what_can_not_be_tokenized_on_the_fly_is_refused_in_sentences(tokenizer:
 
 
 # ---------------------------------------------------------------- processes
-def raw_stream(loader: stoker.DataLoader) -> RawStream:
+def raw_stream(loader: stoker.DataLoader) -> RawShards:
     (raw,) = loader.dataset._raw
     assert raw is not None
-    return raw
+    return raw.shards
 
 
 def test_a_shard_that_another_process_makes_is_waited_for_and_named(tokenizer: Path, tmp_path: Path) -> None:
@@ -345,11 +345,12 @@ def test_a_loader_can_be_closed_dropped_pickled_and_not_used_in_a_fork(tokenizer
             os._exit(7)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    materializer = loader.dataset.materializer
-    assert materializer is not None and materializer._thread is not None
-    thread, helpers = materializer._thread, materializer._helpers
-    del loader
-    assert not thread.is_alive() and helpers is not None and not helpers._processes
+    dataset = loader.dataset
+    assert dataset._materializer is not None and dataset._tokenization is not None
+    threads, helpers = dataset._materializer._threads, dataset._tokenization._helpers
+    assert threads and helpers is not None
+    del loader, dataset
+    assert not any(thread.is_alive() for thread in threads) and not helpers._processes
     with pickle.loads(pickle.dumps(make())) as again:
         assert arrays(iter(again), 3) == want
 

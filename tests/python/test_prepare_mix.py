@@ -16,7 +16,7 @@ import pytest
 import stoker
 from preparing import BEGIN, END, contents, samples_of, write_lines, write_tokenizer
 from stoker.inspection import inspect
-from stoker.preparation import assembly, sources
+from stoker.preparation import destination, sources
 from stoker.preparation.mixing import find_targets, name_sources
 
 pytest.importorskip("tokenizers")
@@ -100,15 +100,15 @@ def test_another_mix_of_the_same_sources_does_not_tokenize_them_again(
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / ".parts").glob("0*/*")}
     assert before
 
-    join = assembly._join
+    finish = destination.Joining.finish
 
-    def interrupt_at_the_end(*arguments: Any, **more: Any) -> None:
+    def interrupt_at_the_end(joining: destination.Joining, **more: Any) -> None:
         if more:
             raise KeyboardInterrupt  # the mixture and its rows are written
-        join(*arguments)
+        finish(joining)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(assembly, "_join", interrupt_at_the_end)
+        patch.setattr(destination.Joining, "finish", interrupt_at_the_end)
         stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix=mix, seed=1, **arguments)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     stoker.prepare(raw_files(raw, "ab"), tmp_path / "out", tokenizer, mix={"a": 2, "b": 1}, **arguments)

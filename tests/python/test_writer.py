@@ -200,8 +200,6 @@ def test_big_endian_arrays_are_written_little_endian() -> None:
         ({"hashes": ["crc"]}, ValueError, "Invalid hash: crc"),
         ({"size_limit": "4gb"}, ValueError, r"`size_limit` must be less than 2\*\*32"),
         ({"size_limit": "4 apples"}, ValueError, "is not a size in bytes"),
-        ({"out": "s3://bucket/x"}, ValueError, "writes to a local directory"),
-        ({"out": ("x", "s3://bucket/x")}, ValueError, "writes to a local directory"),
         ({"colour": 1}, ValueError, "Invalid Writer argument"),
     ],
 )

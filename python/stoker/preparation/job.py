@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from stoker.preparation.destination import INDEX
 from stoker.preparation.part_writer import COUNTS_FILE, Counts, PartWriter, find_writer
 from stoker.preparation.rules import Rules
 from stoker.preparation.sources import Part
 
-INDEX = "index.json"
 _MOST_ATTEMPTS = 3  # at a part, in one run, whose processes died: then it is the part's fault
 _VISIBLE_S = 60.0  # NFS looks anew after this long at the latest (acdirmax)
 

@@ -1,9 +1,9 @@
 """From raw data to token shards: parts are tokenized one by one, in any process, and put together in their order.
 
-`OUT/.parts` holds the plan (plan.json) and a directory of shards for each part that is done, beside what attempts that
-were killed have left; at the end the shards move to OUT, and index.json is written. A part is done when its directory
-is there, and the whole when OUT's index is: whoever is killed in between goes on there. What comes out does not depend
-on who does which part.
+The scratch of the destination (`OUT/.parts` of a local one) holds the plan (plan.json) and a directory of shards for
+each part that is done, beside what attempts that were killed have left; at the end the shards move to the destination,
+and index.json is written. A part is done when its directory is there, and the whole when the index is: whoever is
+killed in between goes on there. What comes out does not depend on who does which part.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 
 from stoker.files import write_atomically
 from stoker.options import check_index
-from stoker.preparation.assembly import assemble
+from stoker.preparation.assembly import Assembly
+from stoker.preparation.destination import Destination, open_destination
 from stoker.preparation.engines import Engine, find_engine
 from stoker.preparation.examples import Targets
-from stoker.preparation.job import INDEX, Job
+from stoker.preparation.job import Job
 from stoker.preparation.mixing import name_sources
 from stoker.preparation.part_writer import Counts
 from stoker.preparation.rules import Rules, end_of, example_columns, identity_of, kind_of_row
@@ -32,7 +33,7 @@ from stoker.preparation.tokenizer import TextTokenizer
 from stoker.units import parse_count
 
 VERSION = 1  # of what comes out
-_PARTS, _PLAN = ".parts", "plan.json"
+_PLAN = "plan.json"
 
 Progress = Callable[[Part, Counts, int], None]
 
@@ -63,6 +64,8 @@ def prepare(
     processes: int | None = None,
     share: tuple[int, int] | None = None,
     overwrite: bool = False,
+    scratch: str | os.PathLike[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     token_dtype: str | None = None,
     subset: str | None = None,
@@ -78,7 +81,8 @@ def prepare(
             also as .zst or .gz; Parquet; data sets of MDS shards; token ids as .npy, as .bin of nanoGPT or llm.c, and
             as .bin and .idx of Megatron-LM; data sets of Hugging Face, in a folder of `save_to_disk`, or by name as
             hf:NAME.
-        out: A directory, empty or absent, or one of an earlier run with the same sources and arguments.
+        out: A directory, empty or absent, or one of an earlier run with the same sources and arguments; or its URL,
+            such as "s3://bucket/data": shards are uploaded as they are finished, the index last.
         tokenizer: A tokenizer.json, a model of SentencePiece, a folder with one, tiktoken:NAME, or a name on the
             Hugging Face hub.
         kind: "text": one sample a document, column `text` or `content`. "finetuning": `messages`, `turns`, or `prompt`
@@ -120,6 +124,9 @@ def prepare(
         share: (i, k): write only every k-th part, from the i-th on, and leave the rest to others; when they all have
             ended, a run without it makes the whole of what they wrote.
         overwrite: Remove the data set that `out` holds, or the beginning of one, and begin anew.
+        scratch: Of an output at a URL: a local directory where shards wait until they are uploaded; all who write must
+            see it. Default: one in the user's cache.
+        storage_options: Of an output at a URL, see docs/remote.md.
         progress: Called with each part that is done, what became of its rows, and the bytes of all parts.
         token_dtype: Integer type of .bin files without a header, where it is not uint16; of `bytes` columns of MDS
             shards, where it is not int64.
@@ -171,13 +178,15 @@ def prepare(
     if rules.concat:
         _check_concat(rules, text_tokenizer)
     plan = _make_plan(rules, reading, parts_of, text_tokenizer)
-    directory = Path(os.path.abspath(out))
     numbers = _check_share(share, len(parts), overwrite=overwrite)
-    if not _begin(directory, plan, overwrite=overwrite):
-        return _counts_of_finished(directory)
-    job = Job(rules, parts, directory / _PARTS, text_tokenizer.sha256)
-    done = _write_parts(job, run, numbers, progress)
-    return done if share else assemble(job, done, plan)
+    with contextlib.closing(open_destination(out, scratch, storage_options)) as destination:
+        if not _begin(destination, plan, overwrite=overwrite):
+            return _counts_of_finished(destination)
+        job = Job(rules, parts, destination.scratch, text_tokenizer.sha256)
+        if share:
+            return _write_parts(job, run, numbers, progress, None)
+        assembly = Assembly(job, plan, destination)
+        return assembly.finish(_write_parts(job, run, numbers, progress, assembly))
 
 
 def _absolute(part: Part) -> Part:
@@ -275,39 +284,40 @@ def _of_parts(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {**plan, "rules": {name: value for name, value in plan["rules"].items() if name not in mixing}}
 
 
-def _begin(directory: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
+def _begin(destination: Destination, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Makes the directory of parts, or finds it. Returns whether there is something to do.
 
     Raises:
-        FileExistsError: The directory holds something else.
+        FileExistsError: There is something else.
     """
-    index, parts = directory / INDEX, directory / _PARTS
-    if overwrite and (index.is_file() or parts.is_dir()):  # never what is no data set
-        shutil.rmtree(directory)
-    if index.is_file():
-        if json.loads(index.read_text()).get("prepared", {}).get("plan") != plan:
+    parts = destination.scratch
+    if overwrite:
+        destination.remove()
+    if (index := destination.read_index()) is not None:
+        if index.get("prepared", {}).get("plan") != plan:
             raise FileExistsError(
-                f"{directory} holds a data set of other sources or arguments: choose another directory, or overwrite "
-                "it."
+                f"{destination.name} holds a data set of other sources or arguments: choose another directory, or "
+                "overwrite it."
             )
         shutil.rmtree(parts, ignore_errors=True)
         return False
     if (parts / _PLAN).is_file():
         if _of_parts(json.loads((parts / _PLAN).read_text())) != _of_parts(plan):
             raise FileExistsError(
-                f"{directory} holds the beginning of a data set of other sources or arguments: choose another "
+                f"{destination.name} holds the beginning of a data set of other sources or arguments: choose another "
                 "directory, or overwrite it."
             )
         return True
-    if directory.exists() and any(p.name != _PARTS for p in directory.iterdir()):
-        raise FileExistsError(f"{directory} is not empty: choose another directory, or overwrite it.")
+    destination.check_empty()
     parts.mkdir(parents=True, exist_ok=True)
     write_atomically(str(parts / _PLAN), json.dumps(plan).encode())
     return True
 
 
 # ---------------------------------------------------------------- the parts
-def _write_parts(job: Job, engine: Engine, numbers: Sequence[int], progress: Progress | None) -> Counts:
+def _write_parts(
+    job: Job, engine: Engine, numbers: Sequence[int], progress: Progress | None, assembly: Assembly | None
+) -> Counts:
     """Writes those of some parts that are not there yet. Returns the counts of all of them, in their order."""
     missing = []
     total_bytes = sum(piece.size_bytes for number in numbers for piece in job.parts[number])
@@ -321,11 +331,15 @@ def _write_parts(job: Job, engine: Engine, numbers: Sequence[int], progress: Pro
             for number in written:
                 if progress is not None:
                     progress(job.parts[number], job.counts_of(number), total_bytes)
+                if assembly is not None:
+                    assembly.advance()
     total = Counts()
     for number in numbers:
         total.add(job.counts_of(number))
     return total
 
 
-def _counts_of_finished(directory: Path) -> Counts:
-    return Counts(**json.loads((directory / INDEX).read_text())["prepared"]["counts"])
+def _counts_of_finished(destination: Destination) -> Counts:
+    index = destination.read_index()
+    assert index is not None
+    return Counts(**index["prepared"]["counts"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from stoker.compressions import decompress_zstd
 
 COMPRESSIONS = (".zst", ".zstd", ".gz")  # that may stand behind a file's name
 _CHUNK = 1 << 20
@@ -52,33 +53,6 @@ def _size_of_gzip(path: Path) -> int:
 def _size_of_zstd(path: Path) -> int:
     with path.open("rb") as file:
         return sum(map(len, decompress_zstd(iter(lambda: file.read(_CHUNK), b""))))
-
-
-def decompress_zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompresses frame after frame. zstandard's stream reader takes a frame that is cut for the end of the file.
-
-    Raises:
-        EOFError: It is cut or damaged.
-    """
-    import zstandard
-
-    decompressor = zstandard.ZstdDecompressor()
-    frame = decompressor.decompressobj()
-    is_inside = False
-    try:
-        for chunk in chunks:
-            data = chunk
-            while data:
-                is_inside = True
-                yield frame.decompress(data)
-                data = b""
-                if frame.eof:
-                    data = frame.unused_data
-                    frame, is_inside = decompressor.decompressobj(), False
-    except zstandard.ZstdError as error:
-        raise EOFError(str(error)) from None
-    if is_inside:
-        raise EOFError("its last zstd frame does not end")
 
 
 def skip(file: BinaryIO, size_bytes: int) -> None:

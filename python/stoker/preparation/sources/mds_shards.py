@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import bz2
 import functools
-import gzip
 import json
 import os
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stoker.compressions import decompress
 from stoker.encodings import decode_array
 from stoker.index import Entry, read_entries
-from stoker.preparation.sources.files import decompress_zstd
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row
 from stoker.schema import TOKEN_COLUMNS
 
@@ -93,50 +90,10 @@ def _content(directory: Path, entry: Entry) -> tuple[Path, bytes]:
             f"{path} has {len(compressed)} bytes, not {entry.zip_data.bytes} as its index.json says. Fetch or write it "
             "again."
         )
-    return path, _decompress(compressed, str(entry.compression).partition(":")[0], path)
-
-
-def _decompress(data: bytes, code: str, path: Path) -> bytes:
-    """What a shard's file holds; `code` is the index's word for how it is compressed (MDS format, "Compression")."""
-    decompressors: dict[str, Callable[[bytes], bytes]] = {
-        "br": _brotli,
-        "bz2": bz2.decompress,
-        "gz": gzip.decompress,
-        "snappy": _snappy,
-        "zstd": lambda data: b"".join(decompress_zstd([data])),
-    }
-    if code not in decompressors:
-        raise BadRowError(
-            f"{path} is compressed with {code!r}: known are {', '.join(decompressors)}. Decompress it to {path.stem} "
-            "beside it."
-        )
     try:
-        return decompressors[code](data)
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise BadRowError(f"{path} is cut or damaged: {error}. Fetch or write it again.") from None
-
-
-def _brotli(data: bytes) -> bytes:
-    try:
-        import brotli
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError('shards of brotli need its package: pip install "stoker[brotli]".') from None
-    try:
-        return bytes(brotli.decompress(data))
-    except brotli.error as error:
-        raise ValueError(error) from None
-
-
-def _snappy(data: bytes) -> bytes:
-    """A raw block, without the framing format."""
-    try:
-        import snappy
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError('shards of snappy need its package: pip install "stoker[snappy]".') from None
-    try:
-        return bytes(snappy.uncompress(data))
-    except snappy.UncompressError as error:
-        raise ValueError(error) from None
+        return path, decompress(compressed, str(entry.compression))
+    except ValueError as error:
+        raise BadRowError(f"{path}: {error}. Fetch or write it again.") from None
 
 
 def _ends(content: bytes, entry: Entry) -> np.ndarray | None:

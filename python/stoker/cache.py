@@ -1,0 +1,316 @@
+"""The local copy of a remote stream: a directory with its index and the shards that have been fetched.
+
+The directory looks like the remote one, so that other readers of the format can use it, but for `.stoker`: a lock file,
+a note of which remote it is a copy of (remote.json), and what has come of shards that are not whole. A shard appears
+under its name when it is whole and right. Who fetches one holds a byte of the lock file, its number; others wait for
+that. The kernel lets go of it with the process, however that ends, so there is nothing to clean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+from stoker.compressions import decompress
+from stoker.downloads import Download, DownloadError, PartialFile, Policy, Requests, RetryingStore, Traffic
+from stoker.errors import MissingShardError
+from stoker.files import write_atomically
+from stoker.hashes import hash_file
+from stoker.index_copy import OWN_DIRECTORY, FileEntry, IndexCopy, ShardEntry, read_listing
+from stoker.locks import lock_byte
+from stoker.stores import Store
+
+logger = logging.getLogger("stoker")
+
+_INDEX_BYTE = 1 << 40  # of the lock file: behind those of all shards
+_AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class CacheOptions:
+    """How a stream is fetched and kept; see `Stream`."""
+
+    policy: Policy = field(default_factory=Policy)
+    validate_hash: str | None = _AUTO
+    validate_cached: bool = False
+    keep_zip: bool | None = None
+
+
+@dataclass(frozen=True)
+class OpenedFile:
+    """A file of a shard, open, so that it can be read whatever becomes of its name.
+
+    Attributes:
+        path: Its name.
+        fd: A descriptor, which is the caller's to close.
+        is_compressed: With zstd, as the index says.
+    """
+
+    path: str
+    fd: int
+    is_compressed: bool
+
+
+@dataclass
+class CacheCounts:
+    """What a cache has done for this process.
+
+    Attributes:
+        hits: Shards that were there.
+        fetched: Shards that were not.
+        traffic: What fetching them has cost.
+    """
+
+    hits: int = 0
+    fetched: int = 0
+    traffic: Traffic = field(default_factory=Traffic)
+
+
+class ShardCache:
+    """The local copy of one stream. Thread-safe."""
+
+    def __init__(self, name: str, store: Store, directory: str, options: CacheOptions, requests: Requests) -> None:
+        """
+        Args:
+            name: Of the stream, for errors.
+            store: With index.json and the shards at its root.
+            directory: Where they go. It is made.
+            options: How.
+            requests: Who makes requests.
+        """
+        self.name = name
+        self.directory = directory
+        self.counts = CacheCounts()
+        self.room: Callable[[int], AbstractContextManager[None]] = lambda size_bytes: (
+            nullcontext()
+        )  # for what is fetched
+        self._options = options
+        self._requests = requests
+        self._store = RetryingStore(store, requests, options.policy, self.counts.traffic)
+        self._download = Download(self._store)
+        self._verified: set[int] = set()  # shards whose files this process has compared with their hashes
+        self._count_mutex = threading.Lock()
+
+    def fetch_index(self) -> None:
+        """Makes index.json what it is at the remote, and stoker.json, if it has one. Where the remote can't be reached,
+        a copy that is there is used.
+
+        Raises:
+            FileNotFoundError, PermissionError: The remote has no index, or it may not be read.
+            ValueError: The directory is the copy of another remote.
+            DownloadError: The remote can't be reached, and there is no copy.
+        """
+        copy = IndexCopy(self.name, self._store, self.directory)
+        if copy.is_current():
+            return
+        os.makedirs(self._own(""), exist_ok=True)
+        with self._locked(_INDEX_BYTE):
+            if not copy.is_current():  # as another process has not made it meanwhile
+                copy.fetch()
+
+    # ------------------------------------------------------------ shards
+    @functools.cached_property
+    def _shards(self) -> list[ShardEntry]:
+        return read_listing(self.directory)
+
+    def open_shard(self, shard: int) -> OpenedFile:
+        """A shard's file, fetched if it is not there or not right.
+
+        Raises:
+            MissingShardError: It can't be had.
+            OSError: The directory can't be written to, or the disk is full.
+            LoaderClosedError: Nobody wants it any more.
+        """
+        entry = self._shards[shard]
+        opened = self._open_right(shard, entry)
+        if opened is not None:
+            self._count(hits=1)
+            return opened
+        try:
+            os.makedirs(self._own(""), exist_ok=True)
+            with self._locked(shard) as is_locked:
+                if (opened := self._open_right(shard, entry)) is None:  # else another process has fetched it meanwhile
+                    self._fetch(shard, entry, is_locked=is_locked)
+                    opened = self._open_right(shard, entry)
+                    self._count(fetched=1)
+        except (DownloadError, FileNotFoundError, PermissionError, ValueError) as error:
+            raise self._missing(shard, entry, error) from error
+        except OSError as error:
+            raise self._disk_error(entry, error) from error
+        if opened is None:
+            raise self._missing(shard, entry, FileNotFoundError("it was removed as soon as it was there"))
+        return opened
+
+    def _open_right(self, shard: int, entry: ShardEntry) -> OpenedFile | None:
+        """The file of a shard, if it is there and right: as it is, or compressed where the core reads that."""
+        for file in entry.files:
+            is_compressed = file is entry.zip_data
+            if is_compressed and not _is_read_compressed(entry):
+                continue
+            path = os.path.join(self.directory, file.basename)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            except OSError:
+                continue
+            if os.fstat(fd).st_size == file.bytes and self._is_valid(shard, file, path):
+                touch(path)
+                return OpenedFile(path, fd, is_compressed)
+            os.close(fd)
+            logger.warning("stream %r: %s is not what index.json says; it is fetched again.", self.name, path)
+        return None
+
+    def _is_valid(self, shard: int, file: FileEntry, path: str) -> bool:
+        """Compares a file with its hashes, where that is asked for, once a process."""
+        if not self._options.validate_cached or shard in self._verified:
+            return True
+        if any(hash_file(name, path) != digest for name, digest in self._hashes_of(file).items()):
+            return False
+        self._verified.add(shard)
+        return True
+
+    def _fetch(self, shard: int, entry: ShardEntry, *, is_locked: bool) -> None:
+        remote = entry.remote
+        target = os.path.join(self.directory, remote.basename)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        keeps_zip = self._options.keep_zip
+        is_expanded = bool(entry.zip_data) and (keeps_zip is False or not _is_read_compressed(entry))
+        with self.room(remote.bytes + (entry.raw_data.bytes if is_expanded else 0)):
+            # Without a lock somebody else may write the same: then nothing is shared, and nothing left.
+            prefix = f"{shard:06}-" if is_locked else f"{shard:06}.{os.getpid()}.{threading.get_ident()}-"
+            partial = PartialFile(self._own(""), prefix, remote.bytes)
+            try:
+                self._download.to_file(remote.basename, partial, target, self._hashes_of(remote))
+            except BaseException as error:
+                if not is_locked or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+                    partial.remove()
+                raise
+            finally:
+                partial.close()
+            self._verified.add(shard)
+            if is_expanded:
+                self._expand(entry)
+                if not keeps_zip:
+                    os.unlink(target)
+
+    def _expand(self, entry: ShardEntry) -> None:
+        """Decompresses a file that is there.
+
+        Raises:
+            ValueError: It does not hold what the index says.
+        """
+        assert entry.zip_data is not None
+        compressed, raw = entry.zip_data, entry.raw_data
+        path = os.path.join(self.directory, compressed.basename)
+        with open(path, "rb") as file:
+            data = decompress(file.read(), str(entry.compression))
+        if len(data) != raw.bytes:
+            os.unlink(path)
+            raise ValueError(f"{self._store.url}/{compressed.basename} holds {len(data)} bytes, not {raw.bytes}.")
+        write_atomically(os.path.join(self.directory, raw.basename), data)
+
+    def _hashes_of(self, file: FileEntry) -> dict[str, str]:
+        """Those that are compared.
+
+        Raises:
+            ValueError: The index does not have the one that is asked for.
+        """
+        asked = self._options.validate_hash
+        if asked is None:
+            return {}
+        if asked == _AUTO:
+            return dict(list(file.hashes.items())[:1])
+        if asked not in file.hashes:
+            raise ValueError(
+                f"Hash algorithm `{asked}` chosen for data validation does not match with those provided during "
+                f"dataset creation `{sorted(file.hashes)}`. Provide one of those."
+            )
+        return {asked: file.hashes[asked]}
+
+    # ------------------------------------------------------------ what is there
+    def files(self) -> Iterator[tuple[int, str, os.stat_result]]:
+        """The files of shards that are there: shard, path and state."""
+        wanted = {file.basename: shard for shard, entry in enumerate(self._shards) for file in entry.files}
+        for folder in sorted({os.path.dirname(basename) for basename in wanted}):
+            with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(self.directory, folder)) as entries:
+                for entry in entries:
+                    shard = wanted.get(os.path.join(folder, entry.name))
+                    with contextlib.suppress(FileNotFoundError):
+                        if shard is not None and entry.is_file(follow_symlinks=False):
+                            yield shard, entry.path, entry.stat(follow_symlinks=False)
+
+    def unfinished_bytes(self) -> int:
+        """Of what has come of shards that are not whole."""
+        total = 0
+        with contextlib.suppress(FileNotFoundError), os.scandir(self._own("")) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    total += entry.stat().st_blocks * 512
+        return total
+
+    def shard_bytes(self) -> Sequence[int]:
+        """Bytes that each shard takes when it has been fetched."""
+        return [max(file.bytes for file in entry.files) for entry in self._shards]
+
+    def touch(self, shards: Iterable[int]) -> None:
+        """Says that some shards are in use."""
+        for shard in shards:
+            for file in self._shards[shard].files:
+                touch(os.path.join(self.directory, file.basename))
+
+    def remove(self, path: str) -> None:
+        """Removes a file that turned out to be broken, so that it is fetched again."""
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+    def _own(self, name: str) -> str:
+        return os.path.join(self.directory, OWN_DIRECTORY, name)
+
+    def _locked(self, number: int) -> AbstractContextManager[bool]:
+        """Waits for as long as a download may take; then whoever has the lock hangs, and is not waited for."""
+        timeout_s = self._options.policy.total_timeout_s
+        return lock_byte(self._own("lock"), number, timeout_s=timeout_s, is_over=lambda: self._requests.is_closed)
+
+    def _count(self, *, hits: int = 0, fetched: int = 0) -> None:
+        with self._count_mutex:
+            self.counts.hits += hits
+            self.counts.fetched += fetched
+
+    # ------------------------------------------------------------ errors
+    def _missing(self, shard: int, entry: ShardEntry, error: Exception) -> MissingShardError:
+        url = f"{self._store.url}/{entry.remote.basename}"
+        return MissingShardError(
+            f"stream {self.name!r}: shard {shard} can't be had from {url}: {error}",
+            stream=self.name,
+            shard=shard,
+            url=url,
+            attempts=error.attempts if isinstance(error, DownloadError) else 1,
+        )
+
+    def _disk_error(self, entry: ShardEntry, error: OSError) -> OSError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return OSError(
+                error.errno,
+                f"there is no room for {entry.remote.basename} of stream {self.name!r}: free some, give `local` "
+                "another disk, or give the loader a cache_limit",
+                self.directory,
+            )
+        return error
+
+
+def _is_read_compressed(entry: ShardEntry) -> bool:
+    """Whether the core decodes it."""
+    return str(entry.compression).partition(":")[0] == "zstd"
+
+
+def touch(path: str) -> None:
+    """Says that a file is in use: by its time of access, since that of change tells versions apart."""
+    with contextlib.suppress(OSError):  # another user's; or it is gone
+        os.utime(path, ns=(time.time_ns(), os.stat(path).st_mtime_ns))
