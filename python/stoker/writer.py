@@ -30,9 +30,9 @@ class MDSWriter:
     """Writes samples into a directory of MDS shards.
 
     The format (`version` 2) and its shard boundaries are those of MosaicML Streaming. Compressed shards are cut into
-    independent zstd frames of 1 MiB of raw bytes, each with a checksum, which its readers accept: a reader decodes a
-    frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`, holds ndarrays, index.json
-    gets a `stoker` object with the tokens, loss tokens and longest sample of each shard.
+    independent zstd frames of 1 MiB of raw bytes (the last one may hold more), each with a checksum, which its readers
+    accept: a reader decodes a frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`,
+    holds ndarrays, index.json gets a `stoker` object with the tokens, loss tokens and longest sample of each shard.
 
     A remote `out` gets each shard when it is finished, in the background. index.json comes last, all at once: a
     directory without it is not finished. In a `with` block that raises, it is not written.
@@ -215,7 +215,7 @@ class MDSWriter:
         if self._level is None:
             write_durably(os.path.join(self._directory, basename), raw)
         else:
-            compressed = _compress(raw, self._level)
+            compressed = b"".join(_compress(raw, self._level))
             zip_data = self._file_entry(f"{basename}.zstd", compressed)
             write_durably(os.path.join(self._directory, f"{basename}.zstd"), compressed)
         self._entries.append(
@@ -310,14 +310,24 @@ def _parse_zstd(compression: str) -> int:
     return int(level or 3)
 
 
-def _compress(raw: bytes, level: int) -> bytes:
+def _compress(raw: bytes, level: int) -> list[bytes]:
+    """The zstd frames of a shard: one for each 1 MiB, but that the last one may hold more."""
     import zstandard
 
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True)  # so that a damaged file is noticed
     view = memoryview(raw)
-    return b"".join(
-        compressor.compress(view[begin : begin + ZSTD_FRAME_BYTES]) for begin in range(0, len(raw), ZSTD_FRAME_BYTES)
-    )
+    begins = range(0, len(raw), ZSTD_FRAME_BYTES)
+    frames = [compressor.compress(view[begin : begin + ZSTD_FRAME_BYTES]) for begin in begins]
+    # The package zstd (1.5.7.2), by which MosaicML Streaming reads, adds up the content sizes of frames until one is
+    # not smaller than all those behind it together, and takes the sum for that of all: a buffer that is too small, if
+    # more than one is behind. So wherever that happens, what is behind becomes one frame.
+    behind = sum(map(len, frames[-2:]))  # bytes of the frames behind number i, two at least
+    for i in reversed(range(len(frames) - 2)):
+        if len(frames[i]) >= behind:
+            frames[i + 1 :] = [compressor.compress(view[begins[i + 1] :])]
+            behind = len(frames[-1])
+        behind += len(frames[i])
+    return frames
 
 
 def _make_empty(directory: str, exist_ok: bool) -> None:

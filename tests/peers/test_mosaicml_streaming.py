@@ -99,3 +99,16 @@ def test_raw_bytes_are_equal_and_each_reads_the_others_shards(
             got = torch.cat([batch["input_ids"].flatten() for batch in loader]).numpy()
         np.testing.assert_array_equal(got, expected[: len(got)])
         assert len(got) == len(expected) // length * length
+
+
+def test_streaming_reads_shards_of_frames_of_any_compressibility(tmp_path: Path) -> None:
+    """Whose frames are longer and shorter than those behind them, in every order."""
+    rng = np.random.default_rng(0)
+    with stoker.MDSWriter(columns={"x": "bytes"}, out=tmp_path / "x", compression="zstd:1", size_limit="6mb") as writer:
+        rows = [rng.integers(0, 1 << int(bits), 1 << 18).astype(np.uint8).tobytes() for bits in rng.integers(0, 9, 400)]
+        rows += [bytes(1 << 18), rng.bytes(1 << 18)] * 20  # and frames that are nothing but one byte
+        for row in rows:
+            writer.write({"x": row})
+    assert len(json.loads((tmp_path / "x" / "index.json").read_text())["shards"]) > 15
+    dataset = streaming.StreamingDataset(local=str(tmp_path / "x"), batch_size=1, shuffle=False)
+    assert [sample["x"] == row for sample, row in zip(dataset, rows, strict=True)] == [True] * len(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 import stoker
+from stoker import writer as writer_module
 from stoker.encodings import parse_encoding
 
 ARRAYS = {"ndarray:uint16": np.uint16, "ndarray:uint16:16": np.uint16, "ndarray:int32": np.int32}
@@ -86,16 +90,45 @@ def test_totals_count_tokens_loss_tokens_and_the_longest_sample(tmp_path: Path) 
     }
 
 
-def test_large_shards_are_cut_into_frames_of_a_mebibyte(tmp_path: Path) -> None:
-    with stoker.MDSWriter(columns={"tokens": "ndarray:uint8"}, out=tmp_path, compression="zstd") as writer:
-        writer.write({"tokens": np.random.default_rng(0).integers(0, 9, 2_500_000).astype(np.uint8)})
-    content = (tmp_path / "shard.00000.mds.zstd").read_bytes()
+def frames_of(content: bytes) -> list[tuple[int, bytes]]:
+    """Of each zstd frame its compressed size, and what is in it."""
     frames = []
     while content:
         decompressor = zstandard.ZstdDecompressor().decompressobj()
-        frames.append(len(decompressor.decompress(content)))
+        raw = decompressor.decompress(content)
+        frames.append((len(content) - len(decompressor.unused_data), raw))
         content = decompressor.unused_data
-    assert frames[:2] == [1 << 20, 1 << 20] and len(frames) == 3
+    return frames
+
+
+def test_large_shards_are_cut_into_frames_of_a_mebibyte(tmp_path: Path) -> None:
+    with stoker.MDSWriter(columns={"tokens": "ndarray:uint8"}, out=tmp_path, compression="zstd") as writer:
+        writer.write({"tokens": np.random.default_rng(0).integers(0, 9, 3_500_000).astype(np.uint8)})
+    sizes = [len(raw) for _, raw in frames_of((tmp_path / "shard.00000.mds.zstd").read_bytes())]
+    assert sizes[:3] == [1 << 20] * 3 and len(sizes) == 4
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=12), st.sampled_from([1, 3]), st.data()
+)
+def test_no_frame_is_as_large_as_two_or_more_behind_it_together(
+    tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, bool]], level: int, data: st.DataObject
+) -> None:
+    """Which is what the package zstd 1.5.7.2 reads. The runs are random bytes, or all the same."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    raw = b"".join(rng.bytes(25 * length) if is_random else bytes(25 * length) for length, is_random in runs)
+    out = tmp_path_factory.mktemp("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer_module, "ZSTD_FRAME_BYTES", data.draw(st.sampled_from([100, 250])))
+        options: dict[str, Any] = {"compression": f"zstd:{level}", "hashes": ["sha256"]}
+        with stoker.MDSWriter(columns={"x": "bytes"}, out=out, **options) as writer:
+            writer.write({"x": raw})
+    (shard,) = json.loads((out / "index.json").read_text())["shards"]
+    frames = frames_of((out / shard["zip_data"]["basename"]).read_bytes())
+    whole = b"".join(raw for _, raw in frames)
+    assert hashlib.sha256(whole).hexdigest() == shard["raw_data"]["hashes"]["sha256"]
+    sizes = [size for size, _ in frames]
+    assert all(sizes[i] < sum(sizes[i + 1 :]) for i in range(len(sizes) - 2))
 
 
 def test_a_first_sample_larger_than_the_limit_leaves_an_empty_shard_as_the_reference_does(tmp_path: Path) -> None:
