@@ -397,15 +397,18 @@ def test_a_long_text_file_in_pieces_has_the_tokens_of_the_whole(
     assert line_of(found) == whole
 
 
-@given(st.text(alphabet="ab1. \n\t\u00e9\u6570", max_size=200), st.integers(1, 30), st.integers(2, 20))
+@given(
+    st.text(alphabet="ab1. \n\t\u00e9\u6570", max_size=200), st.integers(1, 30), st.integers(2, 20), st.integers(1, 40)
+)
 def test_pieces_of_text_are_the_whole_text(
-    tmp_path_factory: pytest.TempPathFactory, text: str, piece_bytes: int, farthest: int
+    tmp_path_factory: pytest.TempPathFactory, text: str, piece_bytes: int, farthest: int, at_once: int
 ) -> None:
     path = tmp_path_factory.mktemp("text") / "a.txt"
     path.write_bytes(text.encode())
     (form,) = (f for f in sources.FORMATS if f.name == "text")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text_files, "_MOST_WHOLE", 0)
+        patch.setattr(text_files, "_MOST_AT_ONCE", at_once)
         patch.setattr(text_files, "FARTHEST", farthest)
         pieces = form.cut(str(path), len(text.encode()), piece_bytes, READING)
         rows = [row for piece in pieces for row in read_rows(piece)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-from stoker.preparation.sources.files import open_file
+from stoker.preparation.sources.files import open_file, suffix_of
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Row
 
 
@@ -21,7 +21,8 @@ class Csv(Format):
         path = piece.path
         csv.field_size_limit(1 << 31)
         with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if ".tsv" in Path(path).name.lower() else ",", strict=True)
+            reader = csv.reader(file, delimiter="\t" if suffix_of(path) == ".tsv" else ",", strict=True)
+            names = _read_names(path, reader)
             while True:
                 try:
                     values = next(reader, None)
@@ -30,9 +31,25 @@ class Csv(Format):
                     continue
                 if values is None:
                     return
-                if None in values or None in values.values():
+                if len(values) == len(names):
+                    yield Row(dict(zip(names, values, strict=True)), path, "line", reader.line_num)
+                elif values:  # it is no empty line
                     yield BadRowError(
                         f"{path}, line {reader.line_num}: it has other columns than the head of the file."
                     )
-                else:
-                    yield Row(values, path, "line", reader.line_num)
+
+
+def _read_names(path: str, reader: Iterator[list[str]]) -> list[str]:
+    """The names of the columns, from the first line that is not empty.
+
+    Raises:
+        BadRowError: They can't be told.
+    """
+    try:
+        names = next(filter(None, reader), [])
+    except csv.Error as error:
+        raise BadRowError(f"{path}, line 1: {error}") from None
+    for name, number in Counter(names).items():
+        if number > 1:
+            raise BadRowError(f"{path}, line 1: {number} columns are named {name}: give each another name.")
+    return names

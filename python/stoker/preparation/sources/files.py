@@ -11,7 +11,14 @@ from typing import BinaryIO
 from stoker.compressions import decompress_zstd
 
 COMPRESSIONS = (".zst", ".zstd", ".gz")  # that may stand behind a file's name
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that may stand at the beginning of a file of UTF-8
 _CHUNK = 1 << 20
+
+
+def suffix_of(path: str | Path) -> str:
+    """What a file's name ends in, in lower case; where that is a compression's, what stands before."""
+    before, last = ["", "", *(suffix.lower() for suffix in Path(path).suffixes)][-2:]
+    return before if last in COMPRESSIONS else last
 
 
 def open_file(path: str | Path) -> BinaryIO:

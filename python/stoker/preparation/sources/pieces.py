@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from stoker.preparation.sources.files import COMPRESSIONS, line_number, size_of
+from stoker.preparation.sources.files import line_number, size_of, suffix_of
 
 TOKEN_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 
@@ -115,10 +115,8 @@ class Format:
             is_named: Whether the user has named it; else it was found in a folder.
         """
         path = Path(source)
-        suffixes = [suffix.lower() for suffix in path.suffixes]
-        if self.is_compressible and suffixes and suffixes[-1] in COMPRESSIONS:
-            suffixes.pop()
-        return str(path) if suffixes and suffixes[-1] in self.suffixes and path.is_file() else None
+        suffix = suffix_of(path) if self.is_compressible else path.suffix.lower()
+        return str(path) if suffix in self.suffixes and path.is_file() else None
 
     def measure(self, path: str, reading: Reading) -> int:
         """Bytes that there are to read, decompressed.

@@ -10,6 +10,7 @@ from stoker.preparation.sources.files import open_file, skip
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row, cut_evenly
 
 _MOST_WHOLE = 32 << 20  # bytes of a document that is not cut
+_MOST_AT_ONCE = 32 << 20  # bytes of a piece that become one row; those of compressed files may be longer
 _CONTEXT = 4  # bytes around a place that hold the characters there
 _WHITE_SPACE = re.compile(rb"[ \t\n\v\f\r]+")
 
@@ -27,25 +28,39 @@ class Text(Format):
         return cut_evenly(path, self.name, size_bytes, piece_bytes, reading)
 
     def read(self, piece: Piece) -> Iterator[Row]:
-        context = min(piece.begin, _CONTEXT)
-        nominal_end = context + piece.end - piece.begin
-        most = nominal_end + FARTHEST + _CONTEXT
+        """Some rows, where it is longer than what is read at once."""
         with open_file(piece.path) as file:
+            context = min(piece.begin, _CONTEXT)
             skip(file, piece.begin - context)
-            data = file.read(most)
-        begin = _find_cut(data, context) if piece.begin > 0 else 0
-        end = _find_cut(data, nominal_end)
-        if begin == end and piece.begin > 0:  # no white space in it: it belongs to the piece before
-            return
-        try:
-            text = data[begin:end].decode("utf-8")
-        except UnicodeDecodeError as error:
-            at = piece.begin - context + begin + error.start
-            raise BadRowError(
-                f"{piece.path} contains chars that cannot be utf-8 decoded: byte {at} of it, {error.reason}"
-            ) from None
-        is_end = end == len(data) < most
-        yield Row({"text": text}, piece.path, "", 0, is_begin=piece.begin == 0, is_end=is_end)
+            data = b""  # from `context` bytes before `nominal_begin` on
+            for nominal_begin in range(piece.begin, max(piece.end, piece.begin + 1), _MOST_AT_ONCE):
+                nominal_end = min(nominal_begin + _MOST_AT_ONCE, piece.end)
+                rest = context + nominal_end - nominal_begin
+                most = rest + FARTHEST + _CONTEXT
+                data += file.read(most - len(data))
+                begin = _find_cut(data, context) if nominal_begin > 0 else 0
+                end = _find_cut(data, rest)
+                if begin < end or nominal_begin == 0:  # else there is no white space: it belongs to the row before
+                    text = _decode(data[begin:end], piece.path, nominal_begin - context + begin)
+                    is_end = end == len(data) < most
+                    yield Row({"text": text}, piece.path, "", 0, is_begin=nominal_begin == 0, is_end=is_end)
+                context = min(nominal_end, _CONTEXT)
+                data = data[rest - context :]
+
+
+def _decode(data: bytes, path: str, begin: int) -> str:
+    """Text from a byte of a file on.
+
+    Raises:
+        BadRowError: It is not UTF-8.
+    """
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadRowError(
+            f"{path} contains chars that cannot be utf-8 decoded: byte {begin + error.start} of it, {error.reason}"
+        ) from None
+    return text.removeprefix("\ufeff") if begin == 0 else text
 
 
 def _find_cut(data: bytes, begin: int) -> int:
