@@ -6,6 +6,10 @@ import bz2
 import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zstandard import ZstdDecompressor
 
 
 def is_known(code: str) -> bool:
@@ -33,6 +37,13 @@ def decompress(data: bytes, compression: str) -> bytes:
         raise ValueError(f"it is cut or damaged: {error}") from None
 
 
+def zstd_decompressor() -> ZstdDecompressor:
+    """One that takes windows of up to 2 GiB, which `zstd --long=31` makes: by default they may have 128 MiB."""
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=1 << 31)
+
+
 def decompress_zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Decompresses frame after frame. zstandard's stream reader takes a frame that is cut for the end of the file.
 
@@ -41,7 +52,7 @@ def decompress_zstd(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """
     import zstandard
 
-    decompressor = zstandard.ZstdDecompressor()
+    decompressor = zstd_decompressor()
     frame = decompressor.decompressobj()
     is_inside = False
     try:

@@ -3,13 +3,15 @@ class in a file of its own, and an entry in FORMATS."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stoker.preparation.sources.csv_files import Csv
-from stoker.preparation.sources.files import COMPRESSIONS
+from stoker.preparation.sources.files import COMPRESSIONS, is_compressed, suffix_of
 from stoker.preparation.sources.huggingface import HuggingFace
 from stoker.preparation.sources.json_files import Json, JsonLines
 from stoker.preparation.sources.mds_shards import Mds, find_shard
@@ -20,6 +22,8 @@ from stoker.preparation.sources.text_files import Text
 from stoker.preparation.sources.token_files import Bin, Npy
 
 __all__ = ["BadRowError", "Part", "Piece", "Reading", "Row", "find_parts", "find_shard", "identify", "read_rows"]
+
+logger = logging.getLogger("stoker")
 
 # In the order in which they are asked: what is told by more than the end of a name first.
 FORMATS: tuple[Format, ...] = (
@@ -37,6 +41,8 @@ FORMATS: tuple[Format, ...] = (
 _BY_NAME = {form.name: form for form in FORMATS}
 _SUFFIXES = ", ".join(suffix for form in FORMATS for suffix in form.suffixes)
 _LEAST_PART, _MOST_PART = 4 << 20, 32 << 20  # bytes of a part; a shard or more comes out of each
+_MOST_COMPRESSED = 16  # pieces of a compressed file: for each of them all that is before is decompressed
+_ABOUT_DATA = ("readme.md", "dataset_info.json", "dataset_infos.json")  # what stands beside data and is none
 
 
 def find_parts(sources: Sequence[str | os.PathLike[str]], reading: Reading | None = None) -> list[Part]:
@@ -56,7 +62,10 @@ def find_parts(sources: Sequence[str | os.PathLike[str]], reading: Reading | Non
     found = _without_repeated_pairs(file for source in sources for file in _find(os.fspath(source)))
     files = [(form, path, form.measure(path, reading)) for form, path in found]
     part_bytes = min(max(sum(size for *_, size in files) // 16, _LEAST_PART), _MOST_PART)
-    pieces = [piece for form, path, size in files for piece in form.cut(path, size, part_bytes, reading)]
+    pieces: list[Piece] = []
+    for form, path, size in files:
+        least = -(-size // _MOST_COMPRESSED) if is_compressed(path) else 0
+        pieces += form.cut(path, size, max(part_bytes, least), reading)
     parts: list[Part] = []
     waiting: list[Piece] = []
     waiting_bytes = 0
@@ -74,7 +83,11 @@ def _find(source: str) -> Iterator[tuple[Format, str]]:
     if (found := _recognise(source, is_named=True)) is not None:
         yield found
     elif os.path.isdir(source):
-        found_in_it = list(_find_in(Path(source)))
+        others: Counter[str] = Counter()
+        found_in_it = list(_find_in(Path(source), set(), others))
+        if others:
+            told = ", ".join(f"{number} {name}" for name, number in sorted(others.items()))
+            logger.warning("%s: %d files are not read: %s.", source, others.total(), told)
         if not found_in_it:
             raise FileNotFoundError(
                 f"{source} holds no file that can be read: {_SUFFIXES}, also compressed; .bin without a header must be "
@@ -92,13 +105,29 @@ def _find(source: str) -> Iterator[tuple[Format, str]]:
         )
 
 
-def _find_in(folder: Path) -> Iterator[tuple[Format, str]]:
-    """The files of a folder, and of those in it, by their names."""
+def _find_in(folder: Path, entered: set[str], others: Counter[str]) -> Iterator[tuple[Format, str]]:
+    """The files of a folder, and of those in it, by their names. What is hidden is left out.
+
+    Args:
+        folder: The folder.
+        entered: Folders that have been read; no other way leads into them again.
+        others: Counts the files that are no data, by what their names end in.
+    """
+    entered.add(os.path.realpath(folder))
     for path in sorted(folder.iterdir()):
-        if (found := _recognise(str(path), is_named=False)) is not None:
+        is_folder = path.is_dir()
+        if path.name.startswith(".") or (is_folder and os.path.realpath(path) in entered):
+            continue
+        if path.name.lower() in _ABOUT_DATA:
+            others[path.name] += 1
+        elif (found := _recognise(str(path), is_named=False)) is not None:
+            if is_folder:
+                entered.add(os.path.realpath(path))
             yield found
-        elif path.is_dir():
-            yield from _find_in(path)
+        elif is_folder:
+            yield from _find_in(path, entered, others)
+        elif path.is_file():
+            others[suffix_of(path) or "without a suffix"] += 1
 
 
 def _recognise(source: str, *, is_named: bool) -> tuple[Format, str] | None:

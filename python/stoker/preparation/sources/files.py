@@ -8,11 +8,16 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from stoker.compressions import decompress_zstd
+from stoker.compressions import decompress_zstd, zstd_decompressor
 
 COMPRESSIONS = (".zst", ".zstd", ".gz")  # that may stand behind a file's name
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that may stand at the beginning of a file of UTF-8
 _CHUNK = 1 << 20
+
+
+def is_compressed(path: str | Path) -> bool:
+    """Whether a file is compressed as a whole, by its name."""
+    return Path(path).suffix.lower() in COMPRESSIONS
 
 
 def suffix_of(path: str | Path) -> str:
@@ -28,10 +33,7 @@ def open_file(path: str | Path) -> BinaryIO:
     if suffix == ".gz":
         return gzip.open(path)  # type: ignore[return-value]
     if suffix in (".zst", ".zstd"):
-        import zstandard
-
-        file = path.open("rb")
-        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True, closefd=True)
+        reader = zstd_decompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
         return io.BufferedReader(reader, _CHUNK)
     return path.open("rb")
 
@@ -43,11 +45,10 @@ def size_of(path: str | Path) -> int:
         ValueError: A compressed file is cut or damaged: reading it later would end early, without a word.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in COMPRESSIONS:
+    if not is_compressed(path):
         return path.stat().st_size
     try:
-        return _size_of_gzip(path) if suffix == ".gz" else _size_of_zstd(path)
+        return _size_of_gzip(path) if path.suffix.lower() == ".gz" else _size_of_zstd(path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is cut or damaged: {error}. Fetch or write it again.") from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.preparation.sources.parquet_files import rows_of
-from stoker.preparation.sources.pieces import Format, Piece, Reading, Row, cut_evenly
+from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row, cut_evenly
 
 _NAMED = "hf:"
 _SAVED = ("state.json", "dataset_dict.json")  # one of which is in a folder of `save_to_disk`
@@ -35,13 +35,12 @@ class HuggingFace(Format):
         row_bytes = max(size_bytes // max(num_rows, 1), 1)
         return cut_evenly(path, self.name, num_rows, max(piece_bytes // row_bytes, 1), reading, row_bytes)
 
-    def read(self, piece: Piece) -> Iterator[Row]:
+    def read(self, piece: Piece) -> Iterator[Row | BadRowError]:
         rows = _open(piece.path, piece.reading).with_format("arrow")
         for begin in range(piece.begin, piece.end, _AT_ONCE):
             table = rows[begin : min(begin + _AT_ONCE, piece.end)]
             for batch in table.to_batches():
-                for number, values in enumerate(rows_of(batch), begin):
-                    yield Row(values, piece.path, "row", number)
+                yield from rows_of(batch, piece.path, begin)
                 begin += batch.num_rows
 
     def identify(self, piece: Piece) -> Sequence[Any]:
