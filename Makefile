@@ -17,12 +17,12 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 need = @$(2) > /dev/null 2>&1 || { echo "$(1) is missing: installing it with apt-get"; \
        $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(1) > /dev/null; }
 
-.PHONY: help demo test test-all build cpp-packages cpp-test asan tsan fuzz py-test debug torchrun peers bench micro lint format types clean
+.PHONY: help demo test test-all build cpp-packages cpp-test asan tsan fuzz py-test debug torchrun servers peers bench micro lint format types clean
 
 help:
 	@echo "make demo      mix the Python library's source and documentation into batches"
 	@echo "make test      build with warnings as errors, C++ tests, pytest, lint, types"
-	@echo "make test-all  the same, then sanitizers, the package with assertions, torchrun, and peers"
+	@echo "make test-all  the same, then sanitizers, the package with assertions, torchrun, an S3 server, and peers"
 	@echo "make build     install into $(VENV); Python files are used in place"
 	@echo "make bench     measure beside the peers, and write docs/benchmarks.md and docs/scale.md; an hour and a half"
 	@echo "make micro     micro-benchmarks, by pytest-benchmark"
@@ -35,7 +35,7 @@ demo: build
 
 test: cpp-test py-test lint types
 
-test-all: test asan tsan debug torchrun peers
+test-all: test asan tsan debug torchrun servers peers
 
 # ---------------------------------------------------------------- build
 $(VENV)/.tools: pyproject.toml Makefile
@@ -93,6 +93,10 @@ debug: $(VENV)/.tools
 
 torchrun: build
 	$(BIN)/python -m pytest -q tests/torchrun
+
+# Remote streams of a real S3 server (SeaweedFS, which pip installs), through a network that fails.
+servers: build
+	$(BIN)/python -m pytest -q tests/servers
 
 $(PEERS)/.tools: tests/peers/requirements.txt Makefile
 	$(PYTHON) -m venv $(PEERS)

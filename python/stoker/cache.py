@@ -26,6 +26,7 @@ from stoker.files import write_atomically
 from stoker.hashes import hash_file
 from stoker.index_copy import OWN_DIRECTORY, FileEntry, IndexCopy, ShardEntry, read_listing
 from stoker.locks import lock_byte
+from stoker.marks import Marks
 from stoker.stores import Store
 
 logger = logging.getLogger("stoker")
@@ -40,7 +41,7 @@ class CacheOptions:
 
     policy: Policy = field(default_factory=Policy)
     validate_hash: str | None = _AUTO
-    validate_cached: bool = False
+    validate_cached: bool | None = None
     keep_zip: bool | None = None
 
 
@@ -168,13 +169,25 @@ class ShardCache:
         return None
 
     def _is_valid(self, shard: int, file: FileEntry, path: str) -> bool:
-        """Compares a file with its hashes, where that is asked for, once a process."""
-        if not self._options.validate_cached or shard in self._verified:
+        """Compares a file with its hashes: once after each start of the machine, before which a copy may have been
+        lost with the power; or once a process."""
+        checks = self._options.validate_cached
+        if checks is False or shard in self._verified or not (hashes := self._hashes_of(file)):
             return True
-        if any(hash_file(name, path) != digest for name, digest in self._hashes_of(file).items()):
+        if checks is None and self._verified_files.has(shard):
+            return True
+        if any(hash_file(name, path) != digest for name, digest in hashes.items()):
             return False
-        self._verified.add(shard)
+        self._set_verified(shard)
         return True
+
+    def _set_verified(self, shard: int) -> None:
+        self._verified.add(shard)
+        self._verified_files.add(shard)
+
+    @functools.cached_property
+    def _verified_files(self) -> Marks:
+        return Marks(self._own(""), "verified")
 
     def _fetch(self, shard: int, entry: ShardEntry, *, is_locked: bool) -> None:
         remote = entry.remote
@@ -194,7 +207,7 @@ class ShardCache:
                 raise
             finally:
                 partial.close()
-            self._verified.add(shard)
+            self._set_verified(shard)
             if is_expanded:
                 self._expand(entry)
                 if not keeps_zip:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from stoker.errors import LoaderClosedError
 from stoker.hashes import hash_file
+from stoker.marks import boot_id
 from stoker.stores import ObjectInfo, RangeNotSupportedError, Store, StoreError
 
 logger = logging.getLogger("stoker")
@@ -237,9 +238,9 @@ class RetryingStore:
         """What the store tells of an object."""
         return self._make(lambda: self.store.stat(path))
 
-    def read(self, path: str) -> bytes:
-        """All of a small object."""
-        return self._make(lambda: bytes(self.store.read(path).data))
+    def read(self, path: str, begin: int = 0, end: int | None = None) -> bytes:
+        """All of a small object, or bytes [begin, end) of one."""
+        return self._make(lambda: bytes(self.store.read(path, begin, end).data))
 
     def write(self, path: str, source: bytes | str) -> None:
         """Writes an object, of bytes or of the file of a name."""
@@ -269,7 +270,7 @@ class PartialFile:
             prefix: Of its name, and of no other file's. What else has it is removed: it is of another content or boot.
             size_bytes: Of the whole.
         """
-        name = f"{prefix}{size_bytes:x}-{_boot_id()}"
+        name = f"{prefix}{size_bytes:x}-{boot_id()}"
         self.path = os.path.join(directory, f"{name}.part")
         self._marks_path = os.path.join(directory, f"{name}.marks")
         for other in Path(directory).glob(f"{prefix}*"):
@@ -305,9 +306,11 @@ class PartialFile:
             os.ftruncate(self._marks, 0)
             os.ftruncate(self._file, 0)
 
-    def finish(self, path: str) -> None:
-        """Waits until the file is on the disk, and gives it its name."""
-        os.fsync(self._file)
+    def finish(self, path: str, *, waits_for_disk: bool) -> None:
+        """Gives the file its name. After a power failure one that was not waited for may be there with its size, and
+        not with its content."""
+        if waits_for_disk:
+            os.fsync(self._file)
         os.replace(self.path, path)
         os.unlink(self._marks_path)
 
@@ -323,13 +326,6 @@ class PartialFile:
             self._is_closed = True
             os.close(self._file)
             os.close(self._marks)
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -362,7 +358,7 @@ class Download:
             self._fill(path, partial)
             wrong = [f"its {name} is {found}, not {hashes[name]}" for name, found in self._hashes(partial, hashes)]
             if not wrong:
-                partial.finish(target)
+                partial.finish(target, waits_for_disk=not hashes)  # who has hashes compares them after a failure
                 return
             partial.reset()
             self.source.traffic.add(retries=1)

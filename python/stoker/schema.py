@@ -26,6 +26,7 @@ class Schema:
             `token_bytes`; else None.
         token_bytes: Bytes a token over all columns.
         reads_bytes: Whether a token column is `bytes`, whose integer type the index does not tell.
+        is_told_by_head: Whether the offsets in the head of a shard tell the lengths of its samples.
     """
 
     columns: list[_core.Column]
@@ -35,6 +36,7 @@ class Schema:
     overhead_bytes: int | None
     token_bytes: int
     reads_bytes: bool
+    is_told_by_head: bool
 
 
 def parse_schema(
@@ -66,17 +68,20 @@ def parse_schema(
     overhead: int | None = 0
     token_bytes = 0
     token_type: str | None = None
+    is_told_by_head = True
     for name, encoding, size in zip(names, encodings, sizes, strict=True):
         fixed_size = size or 0  # the format treats 0 as variable
         role = "tokens" if name == tokens else "labels" if name == labels else "other"
         if role == "other":
             for_core.append(_core.Column(role, "opaque", None, fixed_size))
             overhead = None if overhead is None or not fixed_size else overhead + fixed_size
+            is_told_by_head = is_told_by_head and fixed_size > 0
             continue
         of_bytes = bytes_dtype if role == "tokens" else labels_dtype
         how, dtype = _token_encoding(name, encoding, fixed_size, where=where, bytes_dtype=of_bytes)
         for_core.append(_core.Column(role, how, dtype, fixed_size))
         token_type = dtype if role == "tokens" else token_type
+        is_told_by_head = is_told_by_head and dtype is not None
         if how == "static_array":
             assert dtype is not None
             if role == "tokens":
@@ -95,6 +100,7 @@ def parse_schema(
         overhead_bytes=overhead,
         token_bytes=token_bytes,
         reads_bytes=any(e == "bytes" for n, e in zip(names, encodings, strict=True) if n in (tokens, labels)),
+        is_told_by_head=is_told_by_head,
     )
 
 

@@ -57,7 +57,8 @@ class Stream:
         download_total_timeout: Seconds that a shard may take, with all that is tried.
         validate_hash: The hash by which a shard that has come is compared with index.json: its name, or "auto": the
             first that the index has, if it has any. None: sizes alone are compared.
-        validate_cached: Compare shards that are there already, too, once a process.
+        validate_cached: Whether shards that are there already are compared, too: None: once after each start of the
+            machine, since a power failure may have damaged them. True: once a process. False: never.
         keep_zip: Of shards compressed with zstd: True, and the default: they stay so on the disk. False: they are
             expanded when they come, and the compressed file is not kept. Shards that are compressed in another way
             are expanded in any case; True keeps the compressed file beside.
@@ -88,7 +89,7 @@ class Stream:
     download_timeout: float = 60.0
     download_total_timeout: float = 600.0
     validate_hash: str | None = "auto"
-    validate_cached: bool = False
+    validate_cached: bool | None = None
     keep_zip: bool | None = None
     on_missing: str = "error"
 

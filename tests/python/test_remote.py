@@ -458,18 +458,29 @@ def test_a_file_of_the_wrong_size_is_fetched_again(web: Path, server: Proxy, tmp
     assert path.read_bytes() == content
 
 
-def test_files_that_are_there_are_compared_with_their_hashes_where_that_is_asked_for(
-    web: Path, server: Proxy, tmp_path: Path
+def test_files_that_are_there_are_compared_with_their_hashes_after_each_start_of_the_machine(
+    web: Path, server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_hashes(web)
     place: dict[str, Any] = {"remote": url_of(server), "local": tmp_path / "copy", "name": "web"}
     take(stoker.Stream(**place))
     path = tmp_path / "copy" / "1" / "shard.00000.mds"
     content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    assert len(take(stoker.Stream(**place))) == len(expected(web))  # a wrong token: nobody has looked
+
+    def damage() -> None:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    damage()
+    for checks in (None, False):  # a wrong token, which nobody has looked for
+        assert len(take(stoker.Stream(**place, validate_cached=checks))) == len(expected(web))
+        assert path.read_bytes() != content
     assert_same(take(stoker.Stream(**place, validate_cached=True)), expected(web))
     assert path.read_bytes() == content
+    damage()
+    monkeypatch.setattr("stoker.marks.boot_id", lambda: "another")
+    assert_same(take(stoker.Stream(**place)), expected(web))
+    assert path.read_bytes() == content
+    assert [p.name for p in (tmp_path / "copy" / ".stoker").glob("verified-*")] == ["verified-another"]
 
 
 def test_a_hash_that_the_index_does_not_have_is_told(web: Path, server: Proxy, tmp_path: Path) -> None:
@@ -637,7 +648,7 @@ def test_marks_of_another_boot_or_size_are_not_believed(tmp_path: Path, monkeypa
     assert len(PartialFile(str(tmp_path), "000001-", 2501).missing()) == 3
     assert len(PartialFile(str(tmp_path), "000001-", 2500).missing()) == 3
     PartialFile(str(tmp_path), "000001-", 2500).write(0, b"x" * 1000)
-    monkeypatch.setattr(downloads, "_boot_id", lambda: "another")
+    monkeypatch.setattr(downloads, "boot_id", lambda: "another")
     assert len(PartialFile(str(tmp_path), "000001-", 2500).missing()) == 3
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -668,7 +679,11 @@ def test_a_lock_that_somebody_keeps_is_not_waited_for_forever(web: Path, server:
     (tmp_path / "copy" / "2" / "shard.00000.mds").unlink()
     with cache.lock_byte(str(tmp_path / "copy" / ".stoker" / "lock"), 2):  # by one that hangs
         assert_same(take(stream), expected(web))
-    assert {p.name for p in (tmp_path / "copy" / ".stoker").iterdir()} == {"lock", "remote.json"}
+    assert {p.name.partition("-")[0] for p in (tmp_path / "copy" / ".stoker").iterdir()} == {
+        "lock",
+        "remote.json",
+        "verified",
+    }
 
 
 def test_a_loader_of_remote_streams_is_pickled_and_not_used_in_a_fork(web: Path, server: Proxy, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "writes them to stoker.json beside index.json, so that layouts concat and pack can tell how long an epoch is. "
         "To be run once a data set.",
     )
-    parser.add_argument("directories", nargs="+", metavar="DIR", help="a directory with index.json")
+    parser.add_argument("places", nargs="+", metavar="DIR|URL", help="a directory with index.json, local or remote")
+    parser.add_argument("--out", metavar="DIR", help="write stoker.json there (default: beside index.json)")
     parser.add_argument(
         "--bytes-dtype", default="int64", help="integer type of `bytes` token columns (default: %(default)s)"
     )
@@ -25,6 +26,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> None:
-    for directory in arguments.directories:
-        totals = count_tokens(directory, bytes_dtype=arguments.bytes_dtype, labels_dtype=arguments.labels_dtype)
-        print(f"{directory}: {sum(totals.tokens):,} tokens in {len(totals.tokens):,} shards")
+    if arguments.out and len(arguments.places) > 1:
+        raise ValueError("--out is for one data set: index the others by themselves.")
+    for place in arguments.places:
+        totals = count_tokens(
+            place, bytes_dtype=arguments.bytes_dtype, labels_dtype=arguments.labels_dtype, out=arguments.out
+        )
+        print(f"{place}: {sum(totals.tokens):,} tokens in {len(totals.tokens):,} shards")
