@@ -130,6 +130,7 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python benchmarks/packing.py
 	$(BENCH)/bin/python benchmarks/training.py
 	$(BENCH)/bin/python benchmarks/preparing.py
+	$(BENCH)/bin/python benchmarks/faults.py
 	$(BENCH)/bin/python benchmarks/report.py
 
 micro: build
