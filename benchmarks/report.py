@@ -424,7 +424,8 @@ def fetching() -> str:
 
     rows = [[name, f"{median(speed[name]):.2f}", f"{relative(name):.0%}"] for name in speed]
     share = relative("stoker fetch")
-    goal = [["`stoker fetch` with hashes, of obstore's rate", "90%", f"{share:.0%}", "yes" if share >= 0.9 else "no"]]
+    name = "`stoker fetch` with hashes, of obstore's rate"
+    goal = [[name, "90%", f"{share:.0%}", "yes" if share >= 0.9 else "no"]]
     return f"""## Fetching
 
 1 GB in shards of 64 MB from a real S3 server (SeaweedFS) on this machine, medians of {len(speed["stoker fetch"])}
@@ -458,8 +459,8 @@ def remote() -> str:
     shown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return between_marks(
         (ROOT / "docs" / "remote.md").read_text(),
-        f"""What came of it in an epoch of 2,000 samples in 20 shards, read from an S3 server behind a proxy that has one fault,
-each loader in a process of its own (`benchmarks/faults.py`; MosaicML Streaming 0.13):
+        f"""What came of it in an epoch of 2,000 samples in 20 shards, from an S3 server behind a proxy that has one fault, each
+loader in a process of its own (`benchmarks/faults.py`; MosaicML Streaming 0.13):
 
 {shown}
 """,
