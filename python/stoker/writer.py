@@ -7,12 +7,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from stoker.encodings import Encoding, parse_encoding
+from stoker.compressions import compress, find_compression, in_words
+from stoker.encodings import get_mds_encodings, parse_encoding
 from stoker.files import write_atomically, write_durably
 from stoker.hashes import get_hash
 from stoker.index import Totals, index_path
@@ -58,12 +59,13 @@ class MDSWriter:
         """Makes the directory.
 
         Args:
-            columns: Encoding of each column: "bytes", "str", "int", "json", a numpy scalar type, or
-                "ndarray[:dtype[:shape]]".
+            columns: Encoding of each column; docs/shards.md lists them.
             out: A directory, which must be empty or absent: local; or a URL, such as "s3://bucket/data", whose shards
                 are written into a temporary directory first; or both, as (local, remote).
             keep_local: Of a remote `out`: what is written locally stays, and is not removed when it is uploaded.
-            compression: None, or "zstd" with a level of 1 to 22 behind a colon, such as "zstd:7". Default level 3.
+            compression: None, or "zstd", "gz", "bz2", "br" or "snappy", with a level behind a colon, such as "zstd:7".
+                Levels and defaults: zstd 1 to 22, 3; gz 0 to 9, 9; bz2 1 to 9, 9; br 0 to 11, 11; snappy has none.
+                Choose zstd where it is free: the others are expanded on the disk before they are read.
             hashes: Names of hashes, sorted, to put into the index for each file.
             size_limit: Bytes a shard at most, such as 1 << 26 or "64mb"; None or 0: 4 GiB. A larger sample gets a
                 shard of its own.
@@ -75,32 +77,30 @@ class MDSWriter:
             FileExistsError: `out` holds something and `exist_ok` is False.
             TypeError: A column's encoding is not known.
             ValueError: Another argument breaks its rule.
-            ModuleNotFoundError: A hash needs xxhash, or a URL a package, which is not installed.
+            ModuleNotFoundError: A hash, a compression or a URL needs a package that is not installed.
             OSError: The directory can't be made, or the store not be reached.
         """
         unknown = sorted(set(kwargs) - set(_IGNORED))
         if unknown:
-            raise ValueError(f"Invalid Writer argument(s): {unknown}")
-        self._encodings = _parse_columns(columns)
+            raise ValueError(f"Invalid Writer argument(s): {unknown} ")
+        self._columns = _parse_columns(columns)
         self._directory, remote = _places(out)
-        self._compression = compression
-        self._level = None if compression is None else _parse_zstd(compression)
+        self._compression = compression or None
+        self._code, self._level = _parse_compression(self._compression)
         self._hashes = list(hashes or [])
         if self._hashes != sorted(self._hashes):
             raise ValueError(f"Hashes must be unique and in sorted order. Found {self._hashes}.")
         self._hashers = {name: get_hash(name) for name in self._hashes}
-        self._size_limit = parse_bytes(size_limit) if size_limit else None
-        if self._size_limit is not None and self._size_limit > _MAX_SHARD_BYTES:
-            raise ValueError(f"`size_limit` must be less than 2**32, instead, found as {self._size_limit}.")
+        self._size_limit = _parse_size_limit(size_limit)
         _make_empty(self._directory, exist_ok)
         self._keep_local = keep_local
         self._uploader = None if remote is None else _open_uploader(remote, storage_options, exist_ok=exist_ok)
 
         config = {
-            "column_encodings": [e.name for e in self._encodings.values()],
-            "column_names": list(self._encodings),
-            "column_sizes": [e.size for e in self._encodings.values()],
-            "compression": compression,
+            "column_encodings": [column.encoding for column in self._columns],
+            "column_names": [column.name for column in self._columns],
+            "column_sizes": [column.size for column in self._columns],
+            "compression": self._compression,
             "format": "mds",
             "hashes": self._hashes,
             "size_limit": self._size_limit,
@@ -108,7 +108,7 @@ class MDSWriter:
         }
         self._config = config
         self._config_json = json.dumps(config, sort_keys=True).encode()
-        self._counter = _TokenCounter(self._encodings)
+        self._counter = _TokenCounter([column.name for column in self._columns])
         self._entries: list[dict[str, Any]] = []
         self._is_finished = False
         self._begin_shard()
@@ -154,7 +154,7 @@ class MDSWriter:
                 "tokens": totals.tokens,
                 "loss_tokens": totals.loss_tokens,
                 "longest_sample": totals.longest_sample,
-                "zstd_frame_bytes": None if self._level is None else ZSTD_FRAME_BYTES,
+                "zstd_frame_bytes": ZSTD_FRAME_BYTES if self._code == "zstd" else None,
             }
         content = json.dumps(index, sort_keys=True).encode()
         write_atomically(index_path(self._directory), content)
@@ -190,15 +190,15 @@ class MDSWriter:
     def _encode(self, sample: Mapping[str, Any]) -> bytes:
         """Size words of the variable columns, then all columns, in the order of their names."""
         sizes, values = [], []
-        for name, encoding in self._encodings.items():
-            value = sample[name]
-            data = value if isinstance(value, bytes) else encoding.encode(value)
-            if encoding.size is None:
+        for column in self._columns:
+            value = sample[column.name]
+            data = value if isinstance(value, bytes) else column.encode(value)
+            if column.size is None:
                 sizes.append(len(data))
-            elif len(data) != encoding.size:
+            elif len(data) != column.size:
                 raise KeyError(
-                    f"Unexpected data size; was this data typed with the correct encoding ({encoding.name})? Column "
-                    f"{name} has {len(data)} bytes, not {encoding.size}."
+                    f"Unexpected data size; was this data typed with the correct encoding ({column.encoding})? Column "
+                    f"{column.name} has {len(data)} bytes, not {column.size}."
                 )
             values.append(data)
         return np.array(sizes, "<u4").tobytes() + b"".join(values)
@@ -212,12 +212,13 @@ class MDSWriter:
         raw = b"".join([head, self._config_json, *self._samples])
         basename = f"shard.{len(self._entries):05}.mds"
         zip_data = None
-        if self._level is None:
+        if self._compression is None:
             write_durably(os.path.join(self._directory, basename), raw)
         else:
-            compressed = b"".join(_compress(raw, self._level))
-            zip_data = self._file_entry(f"{basename}.zstd", compressed)
-            write_durably(os.path.join(self._directory, f"{basename}.zstd"), compressed)
+            is_zstd = self._code == "zstd"
+            compressed = b"".join(_compress(raw, self._level)) if is_zstd else compress(raw, self._compression)
+            zip_data = self._file_entry(f"{basename}.{self._code}", compressed)
+            write_durably(os.path.join(self._directory, zip_data["basename"]), compressed)
         self._entries.append(
             {
                 **self._config,
@@ -243,9 +244,9 @@ class MDSWriter:
 class _TokenCounter:
     """Counts tokens per shard, as long as every sample's token columns are arrays."""
 
-    def __init__(self, encodings: Mapping[str, Encoding]) -> None:
-        self._tokens = next((n for n in TOKEN_COLUMNS if n in encodings), None)
-        self._labels = "labels" if self._tokens == "input_ids" and "labels" in encodings else None
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._tokens = next((n for n in TOKEN_COLUMNS if n in columns), None)
+        self._labels = "labels" if self._tokens == "input_ids" and "labels" in columns else None
         self.totals = None if self._tokens is None else Totals(tokens=[], loss_tokens=[], longest_sample=[])
         self._num_tokens = self._num_loss_tokens = self._longest = 0
 
@@ -269,18 +270,53 @@ class _TokenCounter:
         self._num_tokens = self._num_loss_tokens = self._longest = 0
 
 
-def _parse_columns(columns: Mapping[str, str]) -> dict[str, Encoding]:
+class _Column(NamedTuple):
+    """How one column is written."""
+
+    name: str
+    encoding: str
+    size: int | None
+    encode: Callable[[Any], bytes]
+
+
+def _parse_columns(columns: Mapping[str, str]) -> list[_Column]:
+    """The columns in the order of their names, in which they are written."""
     if not columns:
         raise ValueError("columns is empty: give at least one column and its encoding.")
-    encodings = {}
+    parsed = []
     for name in sorted(columns):
         try:
-            encodings[name] = parse_encoding(columns[name])
+            encoding = parse_encoding(columns[name])
         except ValueError as error:
             raise TypeError(
-                f"MDSWriter passed column `{name}` with encoding `{columns[name]}` is unsupported: {error}"
+                f"MDSWriter passed column `{name}` with encoding `{columns[name]}` is unsupported. Supported encodings "
+                f"are {get_mds_encodings()}: {error}"
             ) from None
-    return encodings
+        parsed.append(_Column(name, columns[name], encoding.size, encoding.encode))
+    return parsed
+
+
+def _parse_compression(compression: str | None) -> tuple[str | None, int]:
+    if compression is None:
+        return None, 0
+    try:
+        return find_compression(compression)
+    except ValueError:
+        raise ValueError(f"Invalid compression: {compression}. stoker writes {in_words()}.") from None
+
+
+def _parse_size_limit(size_limit: int | str | None) -> int | None:
+    if not size_limit:
+        return None
+    if isinstance(size_limit, int) and size_limit < 0:
+        raise ValueError(f"`size_limit` must be greater than zero, instead, found as {size_limit}.")
+    limit = parse_bytes(size_limit)
+    if limit > _MAX_SHARD_BYTES:
+        raise ValueError(
+            f"`size_limit` must be less than 2**32, instead, found as {limit}. This is because sample byte offsets are "
+            "stored with uint32."
+        )
+    return limit or None
 
 
 def _places(out: str | os.PathLike[str] | Sequence[str]) -> tuple[str, str | None]:
@@ -289,7 +325,10 @@ def _places(out: str | os.PathLike[str] | Sequence[str]) -> tuple[str, str | Non
         place = os.fspath(out)
         return (tempfile.mkdtemp(prefix="stoker-write-"), place) if is_url(place) else (place, None)
     if len(out) != 2:
-        raise ValueError(f"out is {out!r}: it must be a directory, a URL, or both as (local, remote).")
+        raise ValueError(
+            "Invalid `out` argument. It is either a string of local/remote directory or a list of two strings with "
+            f"[local, remote]. Found {out!r}."
+        )
     return os.fspath(out[0]), os.fspath(out[1])
 
 
@@ -301,13 +340,6 @@ def _open_uploader(url: str, storage_options: Mapping[str, Any] | None, *, exist
             uploader.close()
             raise FileExistsError(f"{url} has an index.json. Choose another place, or pass exist_ok=True.")
     return uploader
-
-
-def _parse_zstd(compression: str) -> int:
-    code, _, level = compression.partition(":")
-    if code != "zstd" or (level and not (level.isdigit() and 1 <= int(level) <= 22)):
-        raise ValueError(f"Invalid compression: {compression}. stoker writes zstd, at a level of 1 to 22.")
-    return int(level or 3)
 
 
 def _compress(raw: bytes, level: int) -> list[bytes]:

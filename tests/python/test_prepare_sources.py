@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import stoker
 from preparing import END, contents, samples_of, write_lines, write_tokenizer
-from stoker.encodings import decode_array, parse_encoding
+from stoker.encodings import parse_encoding
 from stoker.preparation import sources
 from stoker.preparation.sources import BadRowError, Reading, Row, find_parts, read_rows, text_files, token_files
 from texts import END as END_TEXT
@@ -333,12 +333,13 @@ def test_arrays_of_mds_come_back(seed: int, type_: str, data: st.DataObject) -> 
     shape = (2, 3) if type_.count(":") == 2 else tuple(data.draw(st.lists(st.integers(1, 300), min_size=1, max_size=2)))
     dtype = type_.split(":")[1] if type_ else "int64"
     array = np.random.default_rng(seed).integers(0, 1000, shape).astype(dtype)
-    content = parse_encoding(f"ndarray{type_}").encode(array)
-    back = decode_array(f"ndarray{type_}", content)
+    encoding = parse_encoding(f"ndarray{type_}")
+    content = encoding.encode(array)
+    back = encoding.decode(content)
     assert back.dtype == array.dtype and np.array_equal(back, array)
     for cut in (content[:-1], content + b"\0", b""):
         with pytest.raises(ValueError, match="an array"):
-            decode_array(f"ndarray{type_}", cut)
+            encoding.decode(cut)
 
 
 # ---------------------------------------------------------------- MDS shards of any compression

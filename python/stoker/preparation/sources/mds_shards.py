@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stoker.compressions import decompress
-from stoker.encodings import decode_array
+from stoker.encodings.samples import SampleLayout, read_offsets
 from stoker.index import Entry, read_entries
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row
 from stoker.schema import TOKEN_COLUMNS
 
 _INDEX = "index.json"
 _OF_TOKENS = (*TOKEN_COLUMNS, "labels")  # whose `bytes` are integers
+_READ = ("bytes", "str", "json", "int", "ndarray")  # encodings
 
 
 class Mds(Format):
@@ -42,12 +41,17 @@ class Mds(Format):
     def read(self, piece: Piece) -> Iterator[Row | BadRowError]:
         for entry in _entries(piece.path)[piece.begin : piece.end]:
             path, content = _content(Path(piece.path).parent, entry)
-            ends = _ends(content, entry)
-            if ends is None:
+            offsets = None
+            if len(content) == entry.raw_data.bytes:
+                offsets = read_offsets(content, entry.samples, len(content))
+            if offsets is None:
                 raise BadRowError(f"{path} is not the shard that its index.json describes. Fetch or write it again.")
+            layout, ids = _layout(entry), _columns_of_ids(entry)
             for number in range(entry.samples):
                 try:
-                    values = _values(content[ends[number] : ends[number + 1]], entry, piece.reading)
+                    values = layout.decode(content[offsets[number] : offsets[number + 1]])
+                    for name in ids:
+                        values[name] = _ids(values[name], piece.reading.token_dtype or "int64")
                 except ValueError as error:
                     yield BadRowError(f"{path}, sample {number}: {error}")
                 else:
@@ -96,45 +100,17 @@ def _content(directory: Path, entry: Entry) -> tuple[Path, bytes]:
         raise BadRowError(f"{path}: {error}. Fetch or write it again.") from None
 
 
-def _ends(content: bytes, entry: Entry) -> np.ndarray | None:
-    """Where samples begin in a shard, and the end of the last one: (samples + 1) int64; None where it is not the one
-    that the index describes."""
-    if len(content) != entry.raw_data.bytes or len(content) < 8 + 4 * entry.samples:
-        return None
-    if int.from_bytes(content[:4], "little") != entry.samples:
-        return None
-    ends = np.frombuffer(content, "<u4", entry.samples + 1, 4).astype(np.int64)
-    return ends if np.all(np.diff(ends) >= 0) and ends[-1] == len(content) else None
+def _layout(entry: Entry) -> SampleLayout:
+    """How to read the columns that are read."""
+    columns = entry.column_names, entry.column_encodings, entry.column_sizes
+    left_out = [name for name, encoding, _ in zip(*columns, strict=True) if encoding.partition(":")[0] not in _READ]
+    return SampleLayout(*columns, leaves_out=left_out)
 
 
-def _values(sample: bytes, entry: Entry, reading: Reading) -> dict[str, Any]:
-    """The columns of a sample: size words of those of varying size, then all of them (MDS format, "MDS shard file")."""
-    num_words = sum(not size for size in entry.column_sizes)  # the format treats 0 as varying
-    if len(sample) < 4 * num_words:
-        raise ValueError("it is cut.")
-    words = iter(np.frombuffer(sample, "<u4", num_words).tolist())
-    at = 4 * num_words
-    values: dict[str, Any] = {}
-    for name, encoding, size in zip(entry.column_names, entry.column_encodings, entry.column_sizes, strict=True):
-        end = at + (size or next(words))
-        data, at = sample[at:end], end
-        if end > len(sample):
-            raise ValueError(f"column {name} is cut.")
-        if encoding == "bytes" and name in _OF_TOKENS:
-            values[name] = _ids(data, reading.token_dtype or "int64")
-        elif encoding == "bytes":
-            values[name] = data
-        elif encoding == "str":
-            values[name] = data.decode("utf-8")
-        elif encoding == "json":
-            values[name] = json.loads(data)
-        elif encoding == "int":
-            values[name] = int.from_bytes(data, "little", signed=True)
-        elif encoding.partition(":")[0] == "ndarray":
-            values[name] = decode_array(encoding, data)
-    if at != len(sample):
-        raise ValueError(f"it has {len(sample) - at} bytes behind its columns.")
-    return values
+def _columns_of_ids(entry: Entry) -> list[str]:
+    """The columns whose bytes are ids."""
+    pairs = zip(entry.column_names, entry.column_encodings, strict=True)
+    return [name for name, encoding in pairs if encoding == "bytes" and name in _OF_TOKENS]
 
 
 def _ids(data: bytes, dtype: str) -> np.ndarray:
