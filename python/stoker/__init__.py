@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from stoker.errors import CorruptShardError, LoaderClosedError, MissingShardError, StateMismatchError
@@ -10,7 +11,12 @@ from stoker.stream import Stream
 from stoker.writer import MDSWriter
 
 if TYPE_CHECKING:
+    from stoker.fetching import fetch
+    from stoker.inspection import inspect
+    from stoker.merging import merge
     from stoker.preparation import prepare
+    from stoker.totals import count_tokens
+    from stoker.verification import verify
 
 __version__ = "0.1.0"
 
@@ -23,14 +29,27 @@ __all__ = [
     "Segment",
     "StateMismatchError",
     "Stream",
+    "count_tokens",
+    "fetch",
+    "inspect",
+    "merge",
     "prepare",
+    "verify",
 ]
+
+# What the commands do. They bring processes, formats and stores along, which a trainer does not need.
+_MODULES = {
+    "count_tokens": "stoker.totals",
+    "fetch": "stoker.fetching",
+    "inspect": "stoker.inspection",
+    "merge": "stoker.merging",
+    "prepare": "stoker.preparation",
+    "verify": "stoker.verification",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`stoker.prepare` brings processes and formats along, which a trainer does not need."""
-    if name == "prepare":
-        from stoker.preparation import prepare
-
-        return prepare
+    """Functions of the commands, when they are first asked for."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'stoker' has no attribute {name!r}")

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stoker.compressions import is_known
 from stoker.schema import Schema, parse_schema
 
+INDEX_FILE = "index.json"
 TOTALS_FILE = "stoker.json"  # what `stoker index` writes beside index.json
 _MAX_BYTES = (1 << 32) - 1  # offsets in a shard are u32
 _MAX_SAMPLES = _MAX_BYTES // 4  # an offset each
@@ -61,8 +62,9 @@ class Entry(msgspec.Struct, gc=False):
 
 
 class TokenizerIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """The tokenizer that shards were made with: the digest of its tokenizer.json, its vocabulary (ids are below it),
-    and the ids of its special tokens, as they stand in the shards."""
+    """The tokenizer that shards were made with: the digest of what makes ids of texts (of the contents of its
+    tokenizer.json or model, or of the ranks and pattern of tiktoken), its vocabulary (ids are below it), and the ids of
+    its special tokens, as they stand in the shards."""
 
     sha256: str
     vocab_size: int
@@ -135,7 +137,7 @@ def digest_of(index: bytes) -> str:
 
 def index_path(directory: str) -> str:
     """The path of a directory's index."""
-    return os.path.join(directory, "index.json")
+    return os.path.join(directory, INDEX_FILE)
 
 
 def read_index(

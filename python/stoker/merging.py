@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stoker.files import write_atomically
-from stoker.index import index_path, read_index
+from stoker.index import INDEX_FILE, index_path, read_index
 
 
 def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
     """Writes an index of all shards in the directories below `directory`, in the order of their names, so that it is
-    one data set. MosaicML Streaming reads it, too.
+    one data set. MosaicML Streaming reads it, too. Nothing is looked for below a directory with an index, which lists
+    what is there, and in hidden ones.
 
     Args:
         directory: Holds directories with index.json, at any depth, and gets an index.json itself.
@@ -32,7 +34,7 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
     target = index_path(str(root))
     if os.path.exists(target) and not overwrite:
         raise FileExistsError(f"{target} is there already: pass overwrite to replace it.")
-    parts = sorted(path.parent for path in root.rglob("index.json") if path.parent != root)
+    parts = list(_find_parts(root))
     if not parts:
         raise FileNotFoundError(f"no directory below {root} has an index.json.")
     entries: list[dict[str, Any]] = []
@@ -40,9 +42,9 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
     first: tuple[Any, Any] | None = None
     for part in parts:
         checked = read_index(str(part), "int64")  # raises where it breaks the format
-        index = json.loads((part / "index.json").read_bytes())
+        index = json.loads((part / INDEX_FILE).read_bytes())
         columns = [[entry["column_names"], entry["column_encodings"]] for entry in index["shards"]]
-        kind = (columns[0] if columns else None, checked.tokenizer and checked.tokenizer.sha256)
+        kind = (columns[0] if columns else None, checked.tokenizer)
         first = first or kind
         if kind != first or any(of_shard != columns[0] for of_shard in columns):
             raise ValueError(
@@ -63,3 +65,12 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
         merged["stoker"] = {**known[0], **lists, "zstd_frame_bytes": frames.pop() if len(frames) == 1 else None}
     write_atomically(target, json.dumps(merged, sort_keys=True).encode())
     return len(entries)
+
+
+def _find_parts(root: Path) -> Iterator[Path]:
+    """The data sets below a directory, in the order of their names."""
+    for folder, folders, files in os.walk(root):
+        is_part = Path(folder) != root and INDEX_FILE in files
+        folders[:] = [] if is_part else sorted(name for name in folders if not name.startswith("."))
+        if is_part:
+            yield Path(folder)

@@ -190,6 +190,15 @@ def test_without_torch_batches_are_numpy_arrays(stream: stoker.Stream) -> None:
     assert "needs torch" in result.stderr
 
 
+def test_what_the_commands_do_comes_when_it_is_asked_for() -> None:
+    names = ("count_tokens", "fetch", "inspect", "merge", "prepare", "verify")
+    result = run_python(
+        f"import sys, stoker; print(*[getattr(stoker, name).__name__ for name in {names}], *sys.modules)"
+    )
+    assert tuple(result.stdout.split()[: len(names)]) == names and "torch" not in result.stdout.split()
+    assert set(names) <= set(stoker.__all__)
+
+
 def test_import_takes_neither_torch_nor_what_a_loader_does_not_need() -> None:
     result = run_python("import sys, stoker; print(*sys.modules)")
     loaded = set(result.stdout.split())
