@@ -21,13 +21,19 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
 
 @contextlib.contextmanager
 def lock_byte(
-    path: str, number: int, *, timeout_s: float | None = None, is_over: Callable[[], bool] = lambda: False
+    path: str,
+    number: int,
+    *,
+    is_shared: bool = False,
+    timeout_s: float | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Iterator[bool]:
     """Holds byte `number` of a file, after waiting for it.
 
     Args:
         path: The file; it is made.
         number: The byte. It need not be there.
+        is_shared: Others may share it, who ask for that, too.
         timeout_s: How long to wait. None: for as long as it takes.
         is_over: With a timeout: asked while waiting, which ends when it says so.
 
@@ -39,13 +45,13 @@ def lock_byte(
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        yield _lock(file, number, timeout_s, is_over)
+        yield _lock(file, number, fcntl.F_RDLCK if is_shared else fcntl.F_WRLCK, timeout_s, is_over)
     finally:
         os.close(file)
 
 
-def _lock(file: int, number: int, timeout_s: float | None, is_over: Callable[[], bool]) -> bool:
-    whole = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
+def _lock(file: int, number: int, kind: int, timeout_s: float | None, is_over: Callable[[], bool]) -> bool:
+    whole = struct.pack(_FLOCK, kind, os.SEEK_SET, number, 1, 0)
     end_s = None if timeout_s is None else time.monotonic() + timeout_s
     pause = _FIRST_PAUSE_S
     while True:

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from stoker.cache import OpenedFile, ShardCache
 from stoker.errors import LoaderClosedError
 from stoker.files import legible_name, write_atomically
@@ -105,7 +107,7 @@ class Tokenization:
             ValueError: `stream.prepare` has an unknown argument or a wrong one, or the columns are of no known kind.
         """
         from stoker.preparation.examples import Targets
-        from stoker.preparation.rules import Rules, kind_of_row
+        from stoker.preparation.rules import Rules, find_form
 
         if set(columns) & set(TOKEN_COLUMNS):
             return None
@@ -117,15 +119,15 @@ class Tokenization:
             )
         named = dict(options.pop("columns", {}))
         targets = Targets(options.pop("target_prompts", "none"), options.pop("target_responses", "all"))
-        kind = "finetuning" if "preset" in options else kind_of_row(dict.fromkeys(columns), named)
-        if kind is None:
+        form = None if "preset" in options else find_form(columns, named)
+        if form is None and "preset" not in options:
             raise ValueError(
                 f"stream {stream.name!r} has the columns {', '.join(columns)}: say which of them is the text, or "
                 'prompt and response, by prepare={"columns": {"text": NAME}} or {"prompt": NAME, "response": NAME}.'
             )
         return Rules(
             tokenizer=self._name,
-            kind=stream.kind or kind,
+            kind=stream.kind or ("finetuning" if form is None else form.kind),
             columns=tuple(named.items()),
             targets=targets,
             **options,
@@ -152,16 +154,19 @@ class Tokenization:
             helpers.close()
 
     def _shards(self, stream: Stream, index: StreamIndex, rules: Rules, *, is_remote: bool) -> RawShards:
-        from stoker.preparation.pipeline import VERSION
+        from stoker.preparation.plan import VERSION
 
         tokenizer = self._tokenizer
-        of = (index.sha256, {**asdict(rules), "tokenizer": tokenizer.sha256}, tokenizer.chat_template.text, VERSION)
+        of = (index.sha256, {**asdict(rules), "tokenizer": tokenizer.digest}, VERSION)
         digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()
+        cache = os.path.join(self._cache_dir, f"{legible_name(str(stream.name))}-{digest[:16]}")
         return RawShards(
             name=str(stream.name),
             directory=stream.directory,
-            rules=rules,
-            cache=os.path.join(self._cache_dir, f"{legible_name(str(stream.name))}-{digest[:16]}"),
+            rules=replace(rules, date=_date_of(cache)) if tokenizer.chat_template.is_dated else rules,
+            tokenizer_digest=tokenizer.digest,
+            cache=cache,
+            first_shard=int(np.argmax(index.samples > 0)),
             basenames=list(zip(index.raw_basenames, index.zip_basenames, strict=True)),
             is_remote=is_remote,
         )
@@ -180,7 +185,9 @@ class RawShards:
         name: Of the stream.
         directory: Of the raw shards and their index.json.
         rules: How samples become tokens.
+        tokenizer_digest: Of the tokenizer with which the loader began.
         cache: Where the made shards go.
+        first_shard: That has a sample.
         basenames: Of the raw files of each shard: as they are, and compressed or "".
         is_remote: Whether they are copies of remote files, which come and go.
     """
@@ -188,7 +195,9 @@ class RawShards:
     name: str
     directory: str
     rules: Rules
+    tokenizer_digest: str
     cache: str
+    first_shard: int
     basenames: Sequence[tuple[str, str]]
     is_remote: bool
 
@@ -254,17 +263,18 @@ class RawStream:
         return dict(self._left_out)
 
     def mean_tokens(self) -> float:
-        """Mean tokens of the first samples, at most a thousand, of the first shard: what stands for those of the stream
-        where weights or the length of an epoch need them. Found once a cache, in a helper.
+        """Mean tokens of the first samples, at most a thousand, of the first shard that has any: what stands for those
+        of the stream where weights or the length of an epoch need them. Found once a cache, in a helper.
 
         Raises:
             ValueError: They hold no token.
             OSError: They can't be read.
         """
-        path = self.shards.made_path(0).removesuffix(".mds") + ".first.json"
+        first = self.shards.first_shard
+        path = self.shards.made_path(first).removesuffix(".mds") + ".first.json"
         if not os.path.exists(path):
             os.makedirs(self.shards.cache, exist_ok=True)
-            write_atomically(path, json.dumps(self._call(count_first, 0)).encode())
+            write_atomically(path, json.dumps(self._call(count_first, first)).encode())
         with open(path, "rb") as file:
             samples, tokens = json.load(file)
         if tokens == 0:
@@ -308,12 +318,24 @@ class RawStream:
         )
 
 
+def _date_of(cache: str) -> str:
+    """The date on which a cache began: what chat templates take for today, in all of its shards."""
+    from stoker.preparation.rules import today
+
+    path = os.path.join(cache, "date")
+    if not os.path.exists(path):
+        os.makedirs(cache, exist_ok=True)
+        write_atomically(path, today().encode())
+    with open(path, encoding="utf-8") as file:
+        return file.read()
+
+
 # ---------------------------------------------------------------- in helpers
 def count_first(shards: RawShards, shard: int) -> tuple[int, int]:
     """Samples and tokens of the first samples of a raw shard."""
     from stoker.preparation.part_writer import find_writer
 
-    return find_writer(shards.rules).count_first(shards.part(shard), _FIRST_SAMPLES)
+    return find_writer(shards.rules, shards.tokenizer_digest).count_first(shards.part(shard), _FIRST_SAMPLES)
 
 
 def make_shard(shards: RawShards, shard: int, path: str) -> None:
@@ -321,6 +343,7 @@ def make_shard(shards: RawShards, shard: int, path: str) -> None:
 
     Raises:
         BadRowError, BadExampleError: A sample is bad, and the rules do not leave bad ones out.
+        ValueError: The tokenizer has changed since the loader began.
         OSError: The raw shard can't be read, or the cache not be written.
     """
     from stoker.preparation.part_writer import find_writer
@@ -333,7 +356,8 @@ def make_shard(shards: RawShards, shard: int, path: str) -> None:
             for left in glob.glob(os.path.join(glob.escape(shards.cache), f"{shard:06}-*.tmp")):
                 shutil.rmtree(left)  # by a process that was killed
         with tempfile.TemporaryDirectory(prefix=f"{shard:06}-", suffix=".tmp", dir=shards.cache) as directory:
-            made, counts = find_writer(shards.rules).write_shard(shards.part(shard), Path(directory))
+            writer = find_writer(shards.rules, shards.tokenizer_digest)
+            made, counts = writer.write_shard(shards.part(shard), Path(directory))
             write_atomically(_counts_path(path), json.dumps(asdict(counts)).encode())
             os.replace(made, path)
 

@@ -16,7 +16,7 @@ from stoker.compressions import compress, find_compression, in_words
 from stoker.encodings import get_mds_encodings, parse_encoding
 from stoker.files import write_atomically, write_durably
 from stoker.hashes import get_hash
-from stoker.index import Totals, index_path
+from stoker.index import INDEX_FILE, Totals, index_path
 from stoker.schema import TOKEN_COLUMNS
 from stoker.stores import is_url
 from stoker.units import parse_bytes
@@ -86,7 +86,7 @@ class MDSWriter:
         self._columns = _parse_columns(columns)
         self._directory, remote = _places(out)
         self._compression = compression or None
-        self._code, self._level = _parse_compression(self._compression)
+        self._code, self._level = parse_compression(self._compression)
         self._hashes = list(hashes or [])
         if self._hashes != sorted(self._hashes):
             raise ValueError(f"Hashes must be unique and in sorted order. Found {self._hashes}.")
@@ -160,7 +160,7 @@ class MDSWriter:
         write_atomically(index_path(self._directory), content)
         if self._uploader is not None:
             self._uploader.wait()
-            self._uploader.store.write("index.json", content)
+            self._uploader.store.write(INDEX_FILE, content)
         self._is_finished = True
         self._close()
 
@@ -296,7 +296,12 @@ def _parse_columns(columns: Mapping[str, str]) -> list[_Column]:
     return parsed
 
 
-def _parse_compression(compression: str | None) -> tuple[str | None, int]:
+def parse_compression(compression: str | None) -> tuple[str | None, int]:
+    """The name and the level of a compression such as "zstd:9"; of none, None and 0.
+
+    Raises:
+        ValueError: There is no such compression.
+    """
     if compression is None:
         return None, 0
     try:
@@ -336,7 +341,7 @@ def _open_uploader(url: str, storage_options: Mapping[str, Any] | None, *, exist
     uploader = Uploader(url, storage_options=storage_options)
     if not exist_ok:
         with contextlib.suppress(FileNotFoundError):
-            uploader.store.stat("index.json")
+            uploader.store.stat(INDEX_FILE)
             uploader.close()
             raise FileExistsError(f"{url} has an index.json. Choose another place, or pass exist_ok=True.")
     return uploader

@@ -10,6 +10,13 @@ from typing import Any
 import stoker
 
 END, BEGIN, NUM_WORDS = 0, 1, 1000  # ids, and how many words there are
+CHAT = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "Bye"},
+    {"role": "assistant", "content": "Goodbye."},
+]
 
 
 def write_tokenizer(path: Path) -> Path:

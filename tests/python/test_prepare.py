@@ -6,7 +6,6 @@ import csv
 import gzip
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stoker
-from preparing import contents, samples_of, write_lines
+from preparing import CHAT, contents, samples_of, write_lines
 from stoker.preparation import examples, sources
 from stoker.preparation.examples import IGNORE_LABEL, Targets, stitch
 from stoker.preparation.sample_maker import cut_text
@@ -235,7 +234,11 @@ def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for(tokenizer: Pa
         ({"target_prompts": "some"}, "target_prompts is 'some'"),
         ({"target_responses": "first"}, "target_responses is 'first'"),
         ({"compression": "gzip"}, "stoker writes zstd"),
-        ({"columns": {"text": "body"}}, "there is no column body among text"),
+        ({"columns": {"text": "body"}, "sources": "{}/strange.jsonl"}, "there is no column body among a"),
+        ({"columns": {"txt": "body"}}, "columns names 'txt': it may name completion, input_ids, labels, messages"),
+        ({"wrap": False}, "wrap=False is for the rows of concat"),
+        ({"mix": {"a": 1}, "mix_tokens": 0}, "mix_tokens is 0: it must be a whole number from 1"),
+        ({"sources": ["{}/a.jsonl", "{0}/../{0.name}/a.jsonl"]}, "a.jsonl is among the sources twice: leave one out"),
         ({"sources": "{}/strange.jsonl"}, "say which of them is the text"),
     ],
 )
@@ -246,7 +249,9 @@ def test_what_can_not_be_is_refused(arguments: dict[str, Any], message: str, tok
     write_lines(tmp_path / "strange.jsonl", [{"a": 1}])
     source = write_lines(tmp_path / "a.jsonl", [{"text": "x"}])
     given_ = {"sources": source, "out": tmp_path / "out", "tokenizer": tokenizer, "processes": 1}
-    given_ |= {k: v.format(tmp_path) if isinstance(v, str) else v for k, v in arguments.items()}
+    for name, value in arguments.items():
+        as_list = [text.format(tmp_path) for text in value] if isinstance(value, list) else value
+        given_[name] = value.format(tmp_path) if isinstance(value, str) else as_list
     with pytest.raises((ValueError, OSError), match=message):
         stoker.prepare(**given_)
 
@@ -362,15 +367,6 @@ def test_concatenated_rows_do_not_depend_on_processes(
 
 
 # ---------------------------------------------------------------- finetuning
-CHAT = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Hi"},
-    {"role": "assistant", "content": "Hello."},
-    {"role": "user", "content": "Bye"},
-    {"role": "assistant", "content": "Goodbye."},
-]
-
-
 @pytest.mark.parametrize(
     ("targets", "labels"),
     [
@@ -422,40 +418,6 @@ def _runs(labels: list[int]) -> list[list[int]]:
         else:
             runs[-1].append(label)
     return [run for run in runs if run]
-
-
-TEMPLATES = [
-    (
-        "{% for m in messages %}[{{ m.role }}] {{ m['content'] | trim }}\n{% endfor %}"
-        "{% if add_generation_prompt %}[assistant] {% endif %}"
-    ),
-    (
-        "{{ bos_token }}{% for m in messages %}\n    {%- if m.role == 'user' %}\n<u>{{ m.content }}</u>\n"
-        "    {%- else %}\n<a>{{ m.content | tojson }}{{ eos_token }}</a>\n    {%- endif %}\n{% endfor %}"
-    ),
-    (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system message') }}{% endif %}"
-        "{% for m in messages %}{{ loop.index0 ~ m.content }}{% break %}{% endfor %}"
-    ),
-]
-
-
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_templates_render_as_transformers_renders_them(template: str, tokenizer: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    theirs = transformers.PreTrainedTokenizerFast(
-        tokenizer_file=str(tokenizer / "tokenizer.json"), bos_token=BEGIN, eos_token=END, chat_template=template
-    )
-    ours = examples.TextTokenizer(tokenizer).chat_template.__class__(template, {"bos_token": BEGIN, "eos_token": END})
-    for messages in (CHAT, CHAT[1:], CHAT[1:3]):
-        for is_prompt in (False, True):
-            try:
-                want = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_prompt)
-            except Exception as error:  # noqa: BLE001
-                with pytest.raises(ValueError, match=str(error)):
-                    ours.render(messages, add_generation_prompt=is_prompt)
-            else:
-                assert ours.render(messages, add_generation_prompt=is_prompt) == want
 
 
 USER, ASSISTANT = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
@@ -619,15 +581,6 @@ def test_what_is_finished_is_left_alone_unless_it_is_to_be_overwritten(tokenizer
     assert (tmp_path / "other" / "thesis.doc").exists()
 
 
-def test_another_chat_template_is_another_data_set(tokenizer: Path, tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "a.jsonl", [{"messages": CHAT}])
-    shutil.copytree(tokenizer, tmp_path / "tokenizer")
-    stoker.prepare(source, tmp_path / "out", tmp_path / "tokenizer", processes=1)
-    (tmp_path / "tokenizer" / "chat_template.jinja").write_text(TEMPLATES[0])
-    with pytest.raises(FileExistsError, match="other sources or arguments"):
-        stoker.prepare(source, tmp_path / "out", tmp_path / "tokenizer", processes=1)
-
-
 # ---------------------------------------------------------------- the command, and the loader
 def test_streams_of_different_tokenizers_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
@@ -673,63 +626,3 @@ def test_the_command_prepares_what_a_loader_mixes(
     with stoker.DataLoader(streams, seq_len=64, batch_size=2, layout="pack", vocab_size=400) as loader:
         assert loader.dataset.kinds == ["finetuning", "text"]
         assert all(n > 0 for n in map(sum, zip(*(loader.batch_info["tokens"].values() for _ in loader))))
-
-
-def test_inspect_tells_what_a_directory_holds(
-    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from stoker.cli import main
-    from stoker.inspection import inspect
-
-    source = write_lines(tmp_path / "chat.jsonl", [{"messages": CHAT}] * 5 + [{"prompt": "x", "response": "y"}])
-    counts = stoker.prepare(source, tmp_path / "chat", tokenizer, kind="finetuning", processes=1)
-    found = inspect(tmp_path / "chat")
-    assert (found.samples, found.tokens, found.loss_tokens) == (6, counts.tokens, counts.loss_tokens)
-    assert found.kind == "finetuning" and found.shards == found.num_hashed == 1
-    assert found.columns == {"input_ids": "ndarray:uint16", "labels": "ndarray:int16"}
-    assert sum(count for *_, count in found.histogram) == 6 and found.histogram[0] == (2, 3, 1)
-    assert all(begin <= end for begin, end, _ in found.histogram)
-    assert [len(sample["tokens"]) for sample in found.examples][:2] == [found.lengths[3]] * 2
-    assert main(["inspect", str(tmp_path / "chat"), "--tokenizer", str(tokenizer), "--samples", "1"]) == 0
-    out = capsys.readouterr().out
-    assert "6 in 1 shards" in out and "1 files are what the index says" in out and "Be brief." in out
-    (path,) = (tmp_path / "chat").glob("shard*")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert main(["inspect", str(tmp_path / "chat")]) == 1
-    assert "is not what index.json says: its sha256 differs" in capsys.readouterr().err
-    with pytest.raises(FileNotFoundError, match=r"there is no .*index.json"):
-        inspect(tmp_path)
-    with pytest.raises(ValueError, match="lists no sample"):
-        with stoker.MDSWriter(columns={"tokens": "ndarray:uint16"}, out=tmp_path / "none"):
-            pass
-        inspect(tmp_path / "none")
-
-
-def test_merge_joins_data_sets_by_their_indexes(
-    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from stoker.cli import main
-
-    root, texts = tmp_path / "all", TEXTS * 3
-    for i, name in enumerate(("b/deep", "a", "c")):
-        source = write_lines(tmp_path / f"{i}.jsonl", [{"text": f"{text} {name}"} for text in texts])
-        stoker.prepare(source, root / name, tokenizer, processes=1)
-    assert main(["merge", str(root)]) == 0 and "3 shards" in capsys.readouterr().out
-    end = ids_of(tokenizer, END)
-    want = [{"tokens": ids_of(tokenizer, f"{text} {name}") + end} for name in ("a", "b/deep", "c") for text in texts]
-    assert samples_of(root) == want
-    assert main(["merge", str(root)]) == 1 and "is there already" in capsys.readouterr().err
-    assert main(["merge", str(root), "--overwrite"]) == 0
-    assert samples_of(root) == want
-    stream = stoker.Stream(local=root)
-    with stoker.DataLoader(stream, seq_len=8, batch_size=2, vocab_size=512) as loader:
-        assert sum(int(batch["input_ids"].numel()) for batch in loader) > 0
-    with pytest.raises(ValueError, match="vocab_size is 100"):
-        stoker.DataLoader(stream, seq_len=8, batch_size=2, vocab_size=100)
-    source = write_lines(tmp_path / "chat.jsonl", [{"messages": CHAT}])
-    stoker.prepare(source, root / "d", tokenizer, processes=1)
-    assert main(["merge", str(root), "--overwrite"]) == 1 and "has other columns" in capsys.readouterr().err
-    (tmp_path / "empty").mkdir()
-    assert main(["merge", str(tmp_path / "empty")]) == 1 and "no directory below" in capsys.readouterr().err

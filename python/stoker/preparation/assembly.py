@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stoker.index import INDEX_FILE
 from stoker.preparation.concatenation import concatenate, documents_of
-from stoker.preparation.destination import INDEX, Destination, Joining, join_locally
+from stoker.preparation.destination import Destination, Joining, join_locally
 from stoker.preparation.job import Job
 from stoker.preparation.mixing import mix_sources
 from stoker.preparation.part_writer import Counts
@@ -57,6 +58,8 @@ class Assembly:
         if rules.concat:
             vocab_size = self._plan["tokenizer"]["vocab_size"]
             directories = [_concatenate(rules, directories, job.directory / f"rows.{mix}", vocab_size, counts)]
+        if not counts.samples:
+            raise ValueError(f"concat is {rules.concat}, and all documents have fewer tokens together: take fewer.")
         for directory in directories:
             self._joining.add(directory)
         self._joining.finish(prepared={"plan": self._plan, "counts": asdict(counts)})
@@ -83,13 +86,13 @@ def _mix(job: Job, directory: Path, plan: Mapping[str, Any], counts: Counts) -> 
 def _concatenate(rules: Rules, documents: Sequence[Path], directory: Path, vocab_size: int, counts: Counts) -> Path:
     """Writes the rows of all documents into a directory, unless they are there. Corrects the counts."""
     assert rules.concat is not None
-    if not (directory / INDEX).is_file():
+    if not (directory / INDEX_FILE).is_file():
         columns = rules.columns_of(vocab_size)
         with MDSWriter(
             columns=columns, out=directory, compression=rules.compression, hashes=["sha256"], exist_ok=True
         ) as out:
             for row in concatenate(documents_of(documents), rules.concat, wrap=rules.wrap):
                 out.write({"tokens": row})
-    counts.samples = sum(entry["samples"] for entry in json.loads((directory / INDEX).read_text())["shards"])
+    counts.samples = sum(entry["samples"] for entry in json.loads((directory / INDEX_FILE).read_text())["shards"])
     counts.tokens = counts.loss_tokens = counts.samples * rules.concat
     return directory

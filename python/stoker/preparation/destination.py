@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from stoker.files import legible_name, write_atomically
+from stoker.index import INDEX_FILE, TOTALS_FILE, read_entries
 from stoker.options import default_cache_dir
 from stoker.stores import is_url
 from stoker.uploads import Uploader
 
-INDEX = "index.json"
+PLAN_FILE = "plan.json"  # in the scratch, whose it is
+_SHARD = re.compile(r"shard\.\d{5,}\.mds(\.zstd)?")
 
 
 class Destination(Protocol):
@@ -32,13 +35,22 @@ class Destination(Protocol):
     is_eager: bool
 
     def read_index(self) -> dict[str, Any] | None:
-        """The index that is there; None where there is none."""
+        """The index that is there; None where there is none.
+
+        Raises:
+            FileExistsError: It is that of something else.
+        """
 
     def check_empty(self) -> None:
-        """Raises FileExistsError where there is something else than an index or a beginning."""
+        """Raises FileExistsError where there is something that is no beginning of a data set."""
 
-    def remove(self) -> None:
-        """Removes the data set that is there, and the beginning of one."""
+    def remove(self) -> bool:
+        """Removes the data set that is there, and the beginning of one: what its index lists, and nothing else. Returns
+        whether there was any.
+
+        Raises:
+            ValueError: The index breaks its format.
+        """
 
     def place(self, path: Path, name: str) -> None:
         """Moves a shard there; one that is not at its path any more has been moved before."""
@@ -71,6 +83,20 @@ def open_destination(
     return _Local(Path(os.path.abspath(out)))
 
 
+def check_apart(sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> None:
+    """
+    Raises:
+        ValueError: A source lies in the output, or the output in a source, so that writing changes what is read.
+    """
+    if is_url(os.fspath(out)):
+        return
+    target = Path(os.path.realpath(out))
+    for source in sources:
+        path = Path(os.path.realpath(source))
+        if path.exists() and (path.is_relative_to(target) or (path.is_dir() and target.is_relative_to(path))):
+            raise ValueError(f"{source} and the output {out} lie one within the other: choose another output.")
+
+
 class _Local:
     is_eager = False
 
@@ -80,24 +106,42 @@ class _Local:
         self._directory = directory
 
     def read_index(self) -> dict[str, Any] | None:
-        path = self._directory / INDEX
-        index: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-        return index
+        path = self._directory / INDEX_FILE
+        return _decode(path.read_bytes(), self.name) if path.is_file() else None
 
     def check_empty(self) -> None:
         if self._directory.exists() and any(p != self.scratch for p in self._directory.iterdir()):
-            raise FileExistsError(f"{self._directory} is not empty: choose another directory, or overwrite it.")
+            raise FileExistsError(f"{self._directory} is not empty: choose another directory.")
 
-    def remove(self) -> None:
-        if (self._directory / INDEX).is_file() or self.scratch.is_dir():  # never what is no data set
-            shutil.rmtree(self._directory)
+    def remove(self) -> bool:
+        has_index = (self._directory / INDEX_FILE).is_file()
+        if not has_index and not (self.scratch / PLAN_FILE).is_file():
+            return False
+        for name in self._listed() if has_index else self._moved():
+            (self._directory / name).unlink(missing_ok=True)
+            for folder in (self._directory / name).parents:
+                if folder == self._directory or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+        _remove_scratch(self.scratch)
+        return True
+
+    def _listed(self) -> list[str]:
+        """The files of the data set, its index first: without it the others are nothing."""
+        entries = read_entries(str(self._directory / INDEX_FILE))
+        files = [file.basename for entry in entries for file in (entry.raw_data, entry.zip_data) if file is not None]
+        return [INDEX_FILE, TOTALS_FILE, *files]
+
+    def _moved(self) -> list[str]:
+        """Shards of a beginning that was interrupted before they were listed."""
+        return [path.name for path in self._directory.iterdir() if _SHARD.fullmatch(path.name)]
 
     def place(self, path: Path, name: str) -> None:
         if path.exists():
             os.replace(path, self._directory / name)
 
     def finish(self, index: Mapping[str, Any]) -> None:
-        write_atomically(str(self._directory / INDEX), json.dumps(index, sort_keys=True).encode())
+        write_atomically(str(self._directory / INDEX_FILE), json.dumps(index, sort_keys=True).encode())
         shutil.rmtree(self.scratch, ignore_errors=True)  # somebody may still write there what is not needed any more
 
     def close(self) -> None:
@@ -120,21 +164,22 @@ class _Remote:
 
     def read_index(self) -> dict[str, Any] | None:
         try:
-            index: dict[str, Any] = json.loads(self._uploader.store.read(INDEX))
+            return _decode(self._uploader.store.read(INDEX_FILE), self.name)
         except FileNotFoundError:
             return None
-        return index
 
     def check_empty(self) -> None:
         """What is there without an index is nobody's, or left over from what was interrupted."""
+        if self.scratch.exists() and any(not p.name.startswith(PLAN_FILE) for p in self.scratch.iterdir()):
+            raise FileExistsError(f"{self.scratch} is not empty: choose another scratch.")
 
-    def remove(self) -> None:
+    def remove(self) -> bool:
         index = self.read_index()
         if index is not None:
-            self._uploader.store.delete(INDEX)  # first: without it the others are nothing
+            self._uploader.store.delete(INDEX_FILE)  # first: without it the others are nothing
             for entry in index["shards"]:
                 self._uploader.store.delete((entry["zip_data"] or entry["raw_data"])["basename"])
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        return _remove_scratch(self.scratch) or index is not None
 
     def place(self, path: Path, name: str) -> None:
         if path.exists():
@@ -142,11 +187,34 @@ class _Remote:
 
     def finish(self, index: Mapping[str, Any]) -> None:
         self._uploader.wait()
-        self._uploader.store.write(INDEX, json.dumps(index, sort_keys=True).encode())
+        self._uploader.store.write(INDEX_FILE, json.dumps(index, sort_keys=True).encode())
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     def close(self) -> None:
         self._uploader.close()
+
+
+def _decode(content: bytes, name: str) -> dict[str, Any]:
+    """An index.
+
+    Raises:
+        FileExistsError: It is none.
+    """
+    try:
+        index = json.loads(content)
+    except ValueError:
+        index = None
+    if not isinstance(index, dict) or not isinstance(index.get("shards"), list):
+        raise FileExistsError(f"{name} has an {INDEX_FILE} that is not of a data set: choose another directory.")
+    return index
+
+
+def _remove_scratch(scratch: Path) -> bool:
+    """Removes what is not finished, where it is. Returns whether it was."""
+    is_there = (scratch / PLAN_FILE).is_file()
+    if is_there:
+        shutil.rmtree(scratch)
+    return is_there
 
 
 class Joining:
@@ -167,7 +235,7 @@ class Joining:
 
     def add(self, directory: Path) -> None:
         """Moves the shards of a directory, behind those before."""
-        index = json.loads((directory / INDEX).read_text())
+        index = json.loads((directory / INDEX_FILE).read_text())
         for entry in index["shards"]:
             for data in (entry["raw_data"], entry["zip_data"]):
                 if data is None:

@@ -7,14 +7,19 @@ token is added, and labels are -100 where there is no loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stoker.preparation.tokenizer import TextTokenizer
 
 IGNORE_LABEL = -100
-PROMPT_KEYS, RESPONSE_KEYS, MESSAGES_KEYS = ("prompt",), ("response", "completion"), ("messages",)
+# By what they are, the keys that examples have.
+EXAMPLE_KEYS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "chat": (("messages",),),
+    "turns": (("turns",),),
+    "prompt_response": (("prompt", "response"), ("prompt", "completion")),
+}
 ROLES = ("assistant", "system", "tool", "user")
 
 Turn = tuple[list[int], list[int]]  # context and target
@@ -122,17 +127,19 @@ def kind_of(example: Any) -> str:
     """
     if not isinstance(example, Mapping):
         raise InvalidExampleTypeError(f"Expected example to be a `Mapping`, but found type {type(example)}")
-    keys = set(example)
-    if keys == {"turns"}:
-        return "turns"
-    if len(keys) == 1 and keys <= set(MESSAGES_KEYS):
-        return "chat"
-    if len(keys) == 2 and keys & set(PROMPT_KEYS) and keys & set(RESPONSE_KEYS):
-        return "prompt_response"
-    raise UnknownExampleTypeError(
-        f"Found keys {sorted(keys)} in dataset. Unknown example type. For prompt and response finetuning, the valid "
-        f"prompt keys are {sorted(PROMPT_KEYS)} and the valid response keys are {sorted(RESPONSE_KEYS)}. For chat "
-        f"finetuning, the allowed keys are {sorted(MESSAGES_KEYS)}"
+    for kind, ways in EXAMPLE_KEYS.items():
+        if any(set(example) == set(keys) for keys in ways):
+            return kind
+    raise unknown_example(example)
+
+
+def unknown_example(keys: Iterable[Any]) -> UnknownExampleTypeError:
+    """What to say of an example with keys of no kind."""
+    prompts, responses = (sorted(set(of_all)) for of_all in zip(*EXAMPLE_KEYS["prompt_response"], strict=True))
+    return UnknownExampleTypeError(
+        f"Found keys {sorted(keys, key=str)} in dataset. Unknown example type. For prompt and response finetuning, the "
+        f"valid prompt keys are {prompts} and the valid response keys are {responses}. For chat finetuning, the "
+        f"allowed keys are {[key for of_chat in EXAMPLE_KEYS['chat'] for key in of_chat]}"
     )
 
 
@@ -174,10 +181,14 @@ def read_example(example: Any, tokenizer: TextTokenizer) -> Untokenized:
     """
     kind = kind_of(example)
     if kind == "turns":
-        return Untokenized([], turns=tuple(_given_turn(turn) for turn in example["turns"]))
+        turns = example["turns"]
+        if not isinstance(turns, list):
+            raise InvalidExampleTypeError(f"Expected turns to be a list, but found {type(turns)}")
+        return Untokenized([], turns=tuple(map(_given_turn, turns)))
     if kind == "chat":
         return Untokenized([text for part in slice_conversation(example["messages"], tokenizer) for text in part])
-    prompt, response = example["prompt"], example[next(k for k in RESPONSE_KEYS if k in example)]
+    keys = next(keys for keys in EXAMPLE_KEYS[kind] if set(example) == set(keys))
+    prompt, response = (example[key] for key in keys)
     if not isinstance(prompt, str):
         raise InvalidPromptTypeError(f"Expected prompt to be a string, but found {type(prompt)}")
     if not isinstance(response, str):
@@ -187,11 +198,12 @@ def read_example(example: Any, tokenizer: TextTokenizer) -> Untokenized:
 
 def _given_turn(turn: Any) -> Turn:
     if not isinstance(turn, Mapping) or set(turn) != {"input_ids", "labels"}:
-        keys = sorted(turn) if isinstance(turn, Mapping) else type(turn)
+        keys = sorted(turn, key=str) if isinstance(turn, Mapping) else type(turn)
         raise UnknownExampleTypeError(f"Expected a turn to have input_ids and labels, but found {keys}")
-    context, target = list(turn["input_ids"]), list(turn["labels"])
-    if any(type(i) is not int or i < 0 for i in (*context, *target)):
-        raise InvalidExampleTypeError("Expected input_ids and labels of a turn to be token ids")
+    context, target = turn["input_ids"], turn["labels"]
+    for ids in (context, target):
+        if not isinstance(ids, list) or any(type(i) is not int or i < 0 for i in ids):
+            raise InvalidExampleTypeError("Expected input_ids and labels of a turn to be token ids")
     return context, target
 
 
@@ -247,7 +259,8 @@ def _check_messages(messages: Any) -> None:
         if not isinstance(message, Mapping):
             raise InvalidExampleTypeError(f"Expected example to be a `Mapping`, but found type {type(message)}")
         if "role" not in message or "content" not in message:
-            raise UnknownExampleTypeError(f"Found keys {sorted(message)} in a message, which has role and content.")
+            keys = sorted(message, key=str)
+            raise UnknownExampleTypeError(f"Found keys {keys} in a message, which has role and content.")
         if len(message) != 2:
             raise IncorrectMessageKeyQuantityError(f"Expected 2 keys in message, but found {len(message)}")
         role, content = message["role"], message["content"]

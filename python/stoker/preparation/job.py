@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from stoker.preparation.destination import INDEX
+from stoker.index import INDEX_FILE
 from stoker.preparation.part_writer import COUNTS_FILE, Counts, PartWriter, find_writer
 from stoker.preparation.rules import Rules
 from stoker.preparation.sources import Part
@@ -33,14 +33,14 @@ class Job:
         rules: How rows become samples.
         parts: What there is to write, by number.
         directory: Holds a directory for each part that is done; all who write must see it.
-        tokenizer_sha256: Of the tokenizer with which the preparation began.
+        tokenizer_digest: Of the tokenizer with which the preparation began.
         run: Tells the attempts of one run from those of others.
     """
 
     rules: Rules
     parts: Sequence[Part] | Mapping[int, Part]
     directory: Path
-    tokenizer_sha256: str
+    tokenizer_digest: str
     run: str = field(default_factory=lambda: secrets.token_hex(4))
 
     def write_part(self, number: int) -> Counts:
@@ -115,17 +115,11 @@ class Job:
 
     @property
     def _writer(self) -> PartWriter:
-        writer = find_writer(self.rules)
-        if writer.tokenizer_sha256 != self.tokenizer_sha256:
-            raise ValueError(
-                f"{self.rules.tokenizer} on {platform.node()} is another tokenizer than the one that the preparation "
-                "began with: give all machines the same one."
-            )
-        return writer
+        return find_writer(self.rules, self.tokenizer_digest)
 
 
 def read_counts(directory: Path) -> Counts | None:
     """What became of the rows that shards were made of; None where they are not done."""
-    if not (directory / INDEX).is_file():
+    if not (directory / INDEX_FILE).is_file():
         return None
     return Counts(**json.loads((directory / COUNTS_FILE).read_text()))

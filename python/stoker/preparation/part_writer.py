@@ -6,6 +6,7 @@ import collections
 import functools
 import itertools
 import json
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from stoker.files import write_atomically
 from stoker.preparation.examples import BadExampleError, EmptyTextError, NoLossError
 from stoker.preparation.rules import Rules
 from stoker.preparation.sample_maker import BATCH_CHARS, Sample, SampleMaker, Waiting
-from stoker.preparation.sources import BadRowError, Part, Row, read_rows
+from stoker.preparation.sources import BadRowError, Part, Piece, Row, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.writer import MDSWriter
 
@@ -59,27 +60,54 @@ class Counts:
 
 
 # ---------------------------------------------------------------- one part
+def _read(part: Part) -> Iterator[Row | BadRowError]:
+    """The rows of all its pieces.
+
+    Raises:
+        BadRowError: What is broken is not one row.
+    """
+    return itertools.chain.from_iterable(map(read_rows, part))
+
+
+def _read_to_the_end(piece: Piece) -> Iterator[Row | BadRowError]:
+    """The rows of a piece. Where more is broken than one of them, that error is the last one."""
+    try:
+        yield from read_rows(piece)
+    except BadRowError as error:
+        yield error
+
+
 @functools.lru_cache(maxsize=8)
-def find_writer(rules: Rules) -> PartWriter:
-    """The writer of some rules in this process: its tokenizer takes a while to read."""
-    return PartWriter(rules)
+def find_writer(rules: Rules, tokenizer_digest: str) -> PartWriter:
+    """The writer of some rules in this process: its tokenizer takes a while to read.
+
+    Args:
+        rules: The rules.
+        tokenizer_digest: Of the tokenizer with which the preparation began.
+
+    Raises:
+        ValueError: The tokenizer is another one here and now.
+    """
+    tokenizer = TextTokenizer(rules.tokenizer, date=rules.date)
+    if tokenizer.digest != tokenizer_digest:
+        raise ValueError(
+            f"{rules.tokenizer} on {platform.node()} is another tokenizer than the one that the preparation began "
+            "with: give all machines the same one, and leave it as it is meanwhile."
+        )
+    return PartWriter(rules, tokenizer)
 
 
 class PartWriter:
-    """Writes samples of rows.
+    """Writes samples of rows."""
 
-    Attributes:
-        tokenizer_sha256: The tokenizer's.
-    """
-
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, tokenizer: TextTokenizer) -> None:
         self._rules = rules
-        self._tokenizer = TextTokenizer(rules.tokenizer)
-        self._maker = SampleMaker(rules, self._tokenizer)
-        self.tokenizer_sha256 = self._tokenizer.sha256
+        self._tokenizer = tokenizer
+        self._maker = SampleMaker(rules, tokenizer)
 
     def write(self, part: Part, directory: Path) -> Counts:
         """Writes a part's shards and what became of its rows, its index last. What an earlier attempt left is removed.
+        Of a piece in which more is broken than a row, the rest is left out as one row.
 
         Raises:
             BadRowError, BadExampleError: A row is bad, and rules.on_error is "raise"; the message says where it is.
@@ -93,7 +121,8 @@ class PartWriter:
             hashes=None if rules.is_read_again else ["sha256"],
             exist_ok=True,
         ) as out:
-            for sample in self._samples(part, counts):
+            rows = itertools.chain.from_iterable(map(_read_to_the_end, part))
+            for sample in self._samples(rows, counts):
                 if sample is not None:
                     out.write(sample.columns)
             write_atomically(str(directory / COUNTS_FILE), json.dumps(asdict(counts)).encode())
@@ -106,12 +135,13 @@ class PartWriter:
             The shard's file, and what became of the rows.
 
         Raises:
+            BadRowError: More is broken than a row, so that samples would lose their places.
             BadRowError, BadExampleError, OSError: As `write`.
         """
         counts = Counts()
         empty = dict.fromkeys(self._maker.columns, EMPTY_ARRAY)
         with MDSWriter(columns=self._maker.columns, out=directory, size_limit=None) as out:
-            for sample in self._samples(part, counts):
+            for sample in self._samples(_read(part), counts):
                 out.write(empty if sample is None else sample.columns)
         return directory / "shard.00000.mds", counts
 
@@ -122,23 +152,26 @@ class PartWriter:
             BadRowError, BadExampleError, OSError: As `write`.
         """
         counts, num_rows = Counts(), 0
-        for _ in self._samples(part, counts):
+        for _ in self._samples(_read(part), counts):
             num_rows += 1
             if num_rows >= most or counts.text_bytes >= BATCH_CHARS:
                 break
         return num_rows, counts.tokens
 
-    def _samples(self, part: Part, counts: Counts) -> Iterator[Sample | None]:
+    def _samples(self, rows: Iterable[Row | BadRowError], counts: Counts) -> Iterator[Sample | None]:
         """Of each row, in order; None where it is left out. They are tokenized some at a time."""
         waiting: list[Waiting | None] = []
         size = 0
-        for row in itertools.chain.from_iterable(map(read_rows, part)):
+        for row in rows:
             try:
                 if not isinstance(row, Row):
                     raise row
                 waiting.append(self._maker.read(row))
             except (BadRowError, BadExampleError) as error:
                 self._leave_out(row, error, counts)
+                waiting.append(None)
+            except RecursionError:
+                self._leave_out(row, BadExampleError("it is nested too deeply."), counts)
                 waiting.append(None)
             size += waiting[-1].size if waiting[-1] else 0
             if size >= BATCH_CHARS:
@@ -152,7 +185,8 @@ class PartWriter:
         if is_counted and not counts.leave_out(error):
             return
         place = f"{row.where}: " if isinstance(row, Row) and isinstance(error, BadExampleError) else ""
-        told = type(error)(f"{place}{error}")
+        message = f"{place}{error}".encode(errors="backslashreplace").decode()  # halves of characters can't be printed
+        told = type(error)(message)
         if not is_counted:
             raise told from None
         counts.shown.append(str(told))
@@ -173,7 +207,7 @@ class PartWriter:
             counts.samples += 1
             counts.tokens += sample.num_tokens
             counts.loss_tokens += sample.num_loss_tokens
-            counts.text_bytes += sum(len(text.encode()) for text in one.texts)
+            counts.text_bytes += one.text_bytes
             yield sample
 
     def _ids_of(self, texts: Iterable[tuple[str, bool]]) -> Iterator[list[int]]:

@@ -9,31 +9,26 @@ killed in between goes on there. What comes out does not depend on who does whic
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from stoker.files import write_atomically
 from stoker.options import check_index
 from stoker.preparation.assembly import Assembly
-from stoker.preparation.destination import Destination, open_destination
+from stoker.preparation.destination import Destination, check_apart, open_destination
 from stoker.preparation.engines import Engine, find_engine
 from stoker.preparation.examples import Targets
 from stoker.preparation.job import Job
+from stoker.preparation.kinds import find_kind
 from stoker.preparation.mixing import name_sources
 from stoker.preparation.part_writer import Counts
-from stoker.preparation.rules import Rules, end_of, example_columns, identity_of, kind_of_row
-from stoker.preparation.sources import Part, Reading, Row, find_parts, identify, read_rows
+from stoker.preparation.plan import begin, is_finished, lock_scratch, make_plan
+from stoker.preparation.rules import Rules, end_of, today
+from stoker.preparation.sources import Part, Reading, find_parts
 from stoker.preparation.tokenizer import TextTokenizer
 from stoker.units import parse_count
-
-VERSION = 1  # of what comes out
-_PLAN = "plan.json"
 
 Progress = Callable[[Part, Counts, int], None]
 
@@ -148,15 +143,19 @@ def prepare(
     run = find_engine(engine, processes)
     paths = [sources] if isinstance(sources, (str, os.PathLike)) else list(sources)
     by_source = {"": paths} if mix is None else name_sources(paths, mix)
+    all_paths = [os.fspath(path) for of_source in by_source.values() for path in of_source]
+    _check_once(all_paths)
+    check_apart(all_paths, out)
     text_tokenizer = TextTokenizer(tokenizer)
     reading = Reading(text_tokenizer.eos_token_id, text_tokenizer.vocab_size, token_dtype, subset, split)
     parts_of = {
         name: [_absolute(part) for part in find_parts(of_source, reading)] for name, of_source in by_source.items()
     }
     parts = [part for of_source in parts_of.values() for part in of_source]
+    check_apart({piece.path for part in parts for piece in part}, out)
     rules = Rules(
         tokenizer=_absolute_path(os.fspath(tokenizer)),
-        kind=_kind_of(parts, itertools.chain(*by_source.values()), columns or {}, preset) if kind == "auto" else kind,
+        kind=kind if kind != "auto" else "finetuning" if preset is not None else find_kind(parts, all_paths, columns),
         columns=tuple((columns or {}).items()),
         preset=preset,
         add_special_tokens=add_special_tokens,
@@ -170,23 +169,56 @@ def prepare(
         compression=compression,
         on_error=on_error,
         mix=tuple(sorted(mix.items())) if mix else (),
-        mix_tokens=None if mix_tokens is None else parse_count(mix_tokens),
+        mix_tokens=None if mix_tokens is None else check_index("mix_tokens", parse_count(mix_tokens), 1, 1 << 62),
         seed=check_index("seed", seed, 0, (1 << 64) - 1),
+        date=today() if text_tokenizer.chat_template.is_dated else None,
     )
     if rules.mix_tokens is not None and not rules.mix:
         raise ValueError(f"mix_tokens={mix_tokens!r} is for a mix: give the sources shares.")
     if rules.concat:
         _check_concat(rules, text_tokenizer)
-    plan = _make_plan(rules, reading, parts_of, text_tokenizer)
     numbers = _check_share(share, len(parts), overwrite=overwrite)
+    plan = make_plan(rules, reading, parts_of, text_tokenizer)
     with contextlib.closing(open_destination(out, scratch, storage_options)) as destination:
-        if not _begin(destination, plan, overwrite=overwrite):
+        begun = begin(destination, plan, overwrite=overwrite)
+        if begun is None:
             return _counts_of_finished(destination)
-        job = Job(rules, parts, destination.scratch, text_tokenizer.sha256)
-        if share:
-            return _write_parts(job, run, numbers, progress, None)
-        assembly = Assembly(job, plan, destination)
-        return assembly.finish(_write_parts(job, run, numbers, progress, assembly))
+        job = Job(replace(rules, date=begun["rules"]["date"]), parts, destination.scratch, text_tokenizer.digest)
+        assembly = None if share else Assembly(job, begun, destination)
+        try:
+            with lock_scratch(destination.scratch):
+                counts = _write_parts(job, run, numbers, progress, assembly)
+            if assembly is None:
+                return counts
+            if not counts.samples:
+                destination.remove()
+                raise ValueError(_why_there_is_nothing(counts))
+            return assembly.finish(counts)
+        except OSError:
+            if not is_finished(destination, begun):
+                raise
+            shutil.rmtree(destination.scratch, ignore_errors=True)  # another run was quicker, and has removed it before
+            return _counts_of_finished(destination)
+
+
+def _check_once(sources: Sequence[str]) -> None:
+    """
+    Raises:
+        ValueError: A source is given twice.
+    """
+    seen = set()
+    for source in sources:
+        path = os.path.realpath(source)
+        if path in seen:
+            raise ValueError(f"{source} is among the sources twice: leave one out.")
+        seen.add(path)
+
+
+def _why_there_is_nothing(counts: Counts) -> str:
+    if not counts.bad:
+        return "the sources have no row."
+    reasons = ", ".join(f"{reason}: {number}" for reason, number in sorted(counts.bad.items()))
+    return f"nothing is left of the sources: all rows were left out ({reasons}), the first: {counts.shown[0]}"
 
 
 def _absolute(part: Part) -> Part:
@@ -214,36 +246,6 @@ def _check_share(share: tuple[int, int] | None, num_parts: int, *, overwrite: bo
     return range(index, num_parts, num_shares)
 
 
-def _kind_of(
-    parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]], columns: Mapping[str, str], preset: str | None
-) -> str:
-    if preset is not None or example_columns(columns):
-        return "finetuning"
-    rows = list(_first_rows(parts, sources))
-    if not rows:
-        raise ValueError("the sources have no row.")
-    kinds = [kind_of_row(row.values, columns) for row in rows]
-    if None in kinds and not columns:
-        first = rows[kinds.index(None)]
-        raise ValueError(
-            f"{first.where} has the columns {', '.join(first.values)}: say which of them is the text, or prompt and "
-            'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}, or name a preset.'
-        )
-    return "finetuning" if "finetuning" in kinds else "text"
-
-
-def _first_rows(parts: Sequence[Part], sources: Iterable[str | os.PathLike[str]]) -> Iterator[Row]:
-    """The first row of each source that has one."""
-    roots = {os.path.abspath(source) for source in sources}
-    seen = set()
-    for piece in itertools.chain.from_iterable(parts):
-        ways = (piece.path, *map(str, Path(piece.path).parents))
-        source = next((way for way in ways if way in roots), piece.path)
-        if source not in seen and (row := next((r for r in read_rows(piece) if isinstance(r, Row)), None)) is not None:
-            seen.add(source)
-            yield row
-
-
 def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
     """What is concatenated must be told apart afterwards."""
     if rules.kind != "text":
@@ -255,63 +257,6 @@ def _check_concat(rules: Rules, tokenizer: TextTokenizer) -> None:
             "sequences being attached without a separating token. Please use another tokenizer, such as "
             "facebook/opt-125m, or specify EOS/BOS text with e.g. eos_text='<|endoftext|>'."
         )
-
-
-# ---------------------------------------------------------------- the plan
-def _make_plan(
-    rules: Rules, reading: Reading, parts_of: Mapping[str, Sequence[Part]], tokenizer: TextTokenizer
-) -> dict[str, Any]:
-    """All that the output depends on, as JSON has it."""
-    parts = [part for of_source in parts_of.values() for part in of_source]
-    files = {piece.path: piece for part in parts for piece in part}
-    plan = {
-        "version": VERSION,
-        "rules": {**asdict(rules), "tokenizer": tokenizer.sha256},
-        "reading": asdict(reading),
-        "sources": {name: len(of_source) for name, of_source in parts_of.items()},
-        "parts": [[[Path(p.path).name, p.begin, p.end] for p in part] for part in parts],
-        "files": [identify(piece) for piece in files.values()],
-        "chat_template": tokenizer.chat_template.text if rules.kind == "finetuning" else None,
-        "tokenizer": identity_of(rules, tokenizer),
-    }
-    plan_as_json: dict[str, Any] = json.loads(json.dumps(plan))
-    return plan_as_json
-
-
-def _of_parts(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What parts depend on: not on how they are mixed."""
-    mixing = ("mix", "mix_tokens", "seed")
-    return {**plan, "rules": {name: value for name, value in plan["rules"].items() if name not in mixing}}
-
-
-def _begin(destination: Destination, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Makes the directory of parts, or finds it. Returns whether there is something to do.
-
-    Raises:
-        FileExistsError: There is something else.
-    """
-    parts = destination.scratch
-    if overwrite:
-        destination.remove()
-    if (index := destination.read_index()) is not None:
-        if index.get("prepared", {}).get("plan") != plan:
-            raise FileExistsError(
-                f"{destination.name} holds a data set of other sources or arguments: choose another directory, or "
-                "overwrite it."
-            )
-        shutil.rmtree(parts, ignore_errors=True)
-        return False
-    if (parts / _PLAN).is_file():
-        if _of_parts(json.loads((parts / _PLAN).read_text())) != _of_parts(plan):
-            raise FileExistsError(
-                f"{destination.name} holds the beginning of a data set of other sources or arguments: choose another "
-                "directory, or overwrite it."
-            )
-        return True
-    destination.check_empty()
-    parts.mkdir(parents=True, exist_ok=True)
-    write_atomically(str(parts / _PLAN), json.dumps(plan).encode())
-    return True
 
 
 # ---------------------------------------------------------------- the parts

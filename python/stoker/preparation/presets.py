@@ -43,7 +43,10 @@ def find_preset(name: str) -> Preset:
 
 def _apply(preset: Preset, name: str, row: Row) -> dict[str, Any]:
     try:
-        return preset(row)
+        made = preset(row)
+        if not isinstance(made, Mapping):
+            raise TypeError(f"it returns {type(made).__name__}, not a mapping")
+        return dict(made)
     except Exception as error:  # noqa: BLE001  # whatever a row that is none makes it raise
         shown = str(dict(row))
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import datetime
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from stoker.options import check_index
-from stoker.preparation.examples import Targets
+from stoker.preparation.examples import EXAMPLE_KEYS, Targets
 from stoker.preparation.presets import find_preset
 from stoker.preparation.tokenizer import TextTokenizer
-from stoker.schema import TOKEN_COLUMNS
+from stoker.writer import parse_compression
 
-TEXT_KEYS = ("text", "content")
-IDS_KEYS = (*TOKEN_COLUMNS, "labels")  # of rows that are token ids already; labels stand beside input_ids only
-EXAMPLE_KEYS = (("messages",), ("turns",), ("prompt", "response"), ("prompt", "completion"))
+# What rows may be, by the usual names of their columns; the first that fits.
+_FORMS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "example": tuple(keys for ways in EXAMPLE_KEYS.values() for keys in ways),
+    "text": (("text",), ("content",)),
+    "ids": (("tokens",), ("input_ids", "labels"), ("input_ids",)),  # token ids already
+}
+_NAMES = sorted({key for ways in _FORMS.values() for keys in ways for key in keys} - {"content"})  # that users give
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Rules:
     Attributes:
         tokenizer: As `TextTokenizer` takes it.
         kind: "text" or "finetuning", of the shards.
-        columns: Names of a row's columns by what they are: {"prompt": "instruction", "response": "output"}.
+        columns: Names of a row's columns by what they are: {"prompt": "instruction", "response": "output"}. Rows that
+            do not have them are read by the usual names.
         preset: Makes examples of rows, see `find_preset`; None: they are examples.
         add_special_tokens: Of text: what the tokenizer puts around a document.
         bos_text, eos_text: Of text: before and behind each document; None: nothing, or for the end the tokenizer's
@@ -43,6 +49,7 @@ class Rules:
         mix: Sources and their shares of the tokens, by which they are mixed at the end; empty: they are not.
         mix_tokens: Tokens of the mixture; None: as many as the sources have.
         seed: Of its order.
+        date: What a chat template takes for today, see `today`; None: it does not look.
     """
 
     tokenizer: str
@@ -62,10 +69,18 @@ class Rules:
     mix: tuple[tuple[str, float], ...] = ()
     mix_tokens: int | None = None
     seed: int = 0
+    date: str | None = None
 
     def __post_init__(self) -> None:
         if self.on_error not in ("raise", "skip"):
             raise ValueError(f"on_error is {self.on_error!r}: it must be 'raise' or 'skip'.")
+        if self.compression is not None:
+            parse_compression(self.compression)
+        for name, _ in self.columns:
+            if name not in _NAMES:
+                raise ValueError(f"columns names {name!r}: it may name {', '.join(_NAMES)}.")
+        if not self.wrap and self.concat is None:
+            raise ValueError("wrap=False is for the rows of concat: say how long they are.")
         if self.preset is not None:
             find_preset(self.preset)
             if self.columns:
@@ -108,45 +123,44 @@ class Rules:
         return {name: f"ndarray:{dtype.name}" for name, dtype in self.dtypes_of(vocab_size).items()}
 
 
-def form_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-    """ "example", "text" or "ids", by a row's columns; None where they are those of none.
+def today() -> str:
+    """The date as `Rules.date` has it."""
+    return datetime.date.today().isoformat()
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row is read.
+
+    Attributes:
+        name: "example", "text" or "ids".
+        columns: Of the row, by what they are.
+    """
+
+    name: str
+    columns: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """ "finetuning" or "text": what the row is for by itself."""
+        return "finetuning" if self.name == "example" or "labels" in self.columns else "text"
+
+
+def find_form(row: Collection[str], columns: Mapping[str, str], kind: str | None = None) -> Form | None:
+    """How a row is read; None where its columns are those of no form.
 
     Args:
-        values: The row.
-        columns: As in `Rules`. Where some are named, no others are looked for.
+        row: Its columns.
+        columns: As in `Rules`. A row that has none of those is read by the usual names.
+        kind: Of the shards: examples are for "finetuning". None: it is not known yet.
     """
-    of_examples = [tuple(named.values())] if (named := example_columns(columns)) else [] if columns else EXAMPLE_KEYS
-    of_text = [columns["text"]] if "text" in columns else [] if columns else TEXT_KEYS
-    found = {
-        "example": any(all(key in values for key in keys) for keys in of_examples),
-        "text": any(key in values for key in of_text),
-        "ids": ids_columns(values, columns) is not None,
-    }
-    return next((form for form, is_found in found.items() if is_found), None)
-
-
-def kind_of_row(values: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-    """ "finetuning" or "text", by a row's columns as `form_of_row` takes them; None where they are those of none."""
-    form = form_of_row(values, columns)
-    if form == "ids":
-        ids_and_labels = ids_columns(values, columns)
-        return "finetuning" if ids_and_labels is not None and ids_and_labels[1] else "text"
-    return None if form is None else "text" if form == "text" else "finetuning"
-
-
-def ids_columns(values: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, str | None] | None:
-    """The columns of a row that hold token ids, and labels if there are any; None where it has no ids."""
-    named = columns or {key: key for key in IDS_KEYS if key in values}
-    for key in TOKEN_COLUMNS:
-        if named.get(key) in values:
-            labels = named.get("labels") if key == "input_ids" else None
-            return named[key], labels if labels in values else None
-    return None
-
-
-def example_columns(columns: Mapping[str, str]) -> dict[str, str]:
-    """Those of prompts, responses and the like."""
-    return {key: column for key, column in columns.items() if key not in ("text", *IDS_KEYS)}
+    for name, ways in _FORMS.items():
+        for keys in ways:
+            named = {key: columns.get(key, key) for key in keys}
+            is_asked_for = not columns or not columns.keys().isdisjoint(keys)
+            if is_asked_for and (name, kind) != ("example", "text") and all(column in row for column in named.values()):
+                return Form(name, named)
+    return find_form(row, {}, kind) if columns else None
 
 
 def end_of(rules: Rules, tokenizer: TextTokenizer) -> list[int]:

@@ -18,9 +18,10 @@ from stoker.preparation.examples import (
     check_loss,
     read_example,
     stitch,
+    unknown_example,
 )
 from stoker.preparation.presets import find_preset
-from stoker.preparation.rules import EXAMPLE_KEYS, TEXT_KEYS, Rules, end_of, example_columns, form_of_row, ids_columns
+from stoker.preparation.rules import Rules, end_of, find_form
 from stoker.preparation.sources import Row
 from stoker.preparation.tokenizer import TextTokenizer
 
@@ -49,11 +50,13 @@ class Waiting:
     Attributes:
         row: The row.
         texts: Parts of a document, or the texts of an example.
+        text_bytes: Of all of them, in UTF-8.
         rest: What they are of: an example; a sample, if the row has token ids and there is no text; None: a document.
     """
 
     row: Row
     texts: list[str]
+    text_bytes: int
     rest: Untokenized | Sample | None
 
     @property
@@ -95,19 +98,21 @@ class SampleMaker:
         """
         if self._preset is not None:
             row = replace(row, values=self._preset(row.values))
-        form = form_of_row(row.values, self._named)
-        if form == "ids":
-            sample = self._sample_of_ids(row)
+        form = find_form(row.values, self._named, self._rules.kind)
+        if form is None:
+            raise self._formless(row.values)
+        if form.name == "ids":
+            sample = self._sample_of_ids(row, form.columns)
             if not sample.num_tokens:
                 raise EmptyTextError("it has no token.")
-            return Waiting(row, [], sample)
-        if form == "text" or self._rules.kind == "text":
-            text = self._text_of(row.values)
-            if not text:
-                raise EmptyTextError("its text is empty.")
-            return Waiting(row, list(cut_text(text)), None)
-        example = read_example(self._example_of(row.values), self._tokenizer)
-        return Waiting(row, example.texts, example)
+            return Waiting(row, [], 0, sample)
+        if form.name == "text":
+            (column,) = form.columns.values()
+            texts = list(cut_text(_text_of(row.values, column)))
+            return Waiting(row, texts, _count_bytes(texts), None)
+        given = {key: row.values[column] for key, column in form.columns.items()}
+        example = read_example(given, self._tokenizer)
+        return Waiting(row, example.texts, _count_bytes(example.texts), example)
 
     def make(self, waiting: Waiting, ids_of_texts: Iterable[list[int]]) -> Sample:
         """The sample of a row, whose texts have been tokenized.
@@ -122,47 +127,32 @@ class SampleMaker:
             return self._sample([before, *(np.array(ids, self._ids_dtype) for ids in ids_of_texts), behind])
         return self._sample_of_example(waiting.rest, list(ids_of_texts))
 
-    # ------------------------------------------------------------ text
-    def _text_of(self, values: Mapping[str, Any]) -> str:
-        keys = [self._named["text"]] if "text" in self._named else [key for key in TEXT_KEYS if key in values]
-        if not keys or keys[0] not in values:
-            raise BadExampleError(
-                f"there is no column {' or '.join(keys or TEXT_KEYS)} among {', '.join(values)}: name the text's with "
-                "columns text=NAME."
+    def _formless(self, values: Mapping[str, Any]) -> BadExampleError:
+        """What to say of a row whose columns are those of no form."""
+        asked_for = [column for column in self._named.values() if column not in values]
+        if asked_for or self._rules.kind == "text":
+            return BadExampleError(
+                f"there is no column {' or '.join(asked_for or ('text', 'content'))} among {', '.join(values)}: name "
+                "those that there are by columns, such as text=NAME."
             )
-        text = values[keys[0]]
-        if not isinstance(text, str):
-            raise BadExampleError(f"column {keys[0]} holds {type(text).__name__}, not text.")
-        return text
+        return unknown_example(values)
 
     # ------------------------------------------------------------ token ids
-    def _sample_of_ids(self, row: Row) -> Sample:
-        columns = ids_columns(row.values, self._named)
-        assert columns is not None
+    def _sample_of_ids(self, row: Row, columns: Mapping[str, str]) -> Sample:
         vocab_size = self._tokenizer.vocab_size
-        ids = _integers(row.values, columns[0], vocab_size).astype(self._ids_dtype)
+        name = next(iter(columns.values()))
+        ids = _integers(row.values, name, vocab_size).astype(self._ids_dtype)
         before, behind = _at_ends(row, *self._around_ids)
-        if columns[1] is None or self._labels_dtype is None:
+        if "labels" not in columns or self._labels_dtype is None:
             return self._sample([before, ids, behind])
-        labels = _integers(row.values, columns[1], vocab_size, besides=IGNORE_LABEL).astype(self._labels_dtype)
+        labels = _integers(row.values, columns["labels"], vocab_size, besides=IGNORE_LABEL).astype(self._labels_dtype)
         if len(labels) != len(ids):
-            raise BadExampleError(f"there are {len(ids)} {columns[0]} and {len(labels)} labels: they go together.")
+            raise BadExampleError(f"there are {len(ids)} {name} and {len(labels)} labels: they go together.")
         if len(labels) and np.all(labels == IGNORE_LABEL):
             raise NoLossError(f"no label is left: all of them are {IGNORE_LABEL}.")
         return self._sample([before, ids, behind], [before, labels, behind])
 
     # ------------------------------------------------------------ examples
-    def _example_of(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        if columns := example_columns(self._named):
-            missing = [column for column in columns.values() if column not in values]
-            if missing:
-                raise BadExampleError(f"there is no column {missing[0]} among {', '.join(values)}.")
-            return {key: values[column] for key, column in columns.items()}
-        for keys in EXAMPLE_KEYS:
-            if all(key in values for key in keys):
-                return {key: values[key] for key in keys}
-        return values  # which kind_of refuses, naming its keys
-
     def _sample_of_example(self, example: Untokenized, ids_of_texts: Sequence[list[int]]) -> Sample:
         rules, tokenizer = self._rules, self._tokenizer
         turns = example.turns_of(ids_of_texts, tokenizer)
@@ -192,6 +182,28 @@ class SampleMaker:
 def _at_ends(row: Row, before: np.ndarray, behind: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What stands around a document, where the row is its beginning and its end."""
     return before[: None if row.is_begin else 0], behind[: None if row.is_end else 0]
+
+
+def _text_of(values: Mapping[str, Any], column: str) -> str:
+    text = values[column]
+    if not isinstance(text, str):
+        raise BadExampleError(f"column {column} holds {type(text).__name__}, not text.")
+    if not text:
+        raise EmptyTextError("its text is empty.")
+    return text
+
+
+def _count_bytes(texts: Iterable[str]) -> int:
+    """Of texts in UTF-8.
+
+    Raises:
+        BadExampleError: Python has the text, but no tokenizer.
+    """
+    try:
+        return sum(len(text.encode()) for text in texts)
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise BadExampleError(f"its text has {half!a}, which is one half of a character without the other.") from None
 
 
 def _integers(values: Mapping[str, Any], column: str, vocab_size: int, *, besides: int | None = None) -> np.ndarray:

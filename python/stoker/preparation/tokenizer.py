@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ from stoker.preparation.tokenizer_formats import (
     TokenizerFormat,
 )
 
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "pad_token")  # whose ids are told
+_OF_TEMPLATES = (*_SPECIAL_TOKENS, "unk_token", "sep_token", "cls_token", "mask_token")  # whose texts they may use
+_MORE_OF_TEMPLATES = "additional_special_tokens"  # a list
+_MOST_PROBES = 1000  # texts of vocabulary entries
+
 # Where nothing says which token ends a document: the first of these that the tokenizer has.
 _USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>")
 _SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -29,49 +36,56 @@ class TextTokenizer:
     Attributes:
         vocab_size: All ids are below it.
         bos_token_id, eos_token_id, pad_token_id: None where the tokenizer has none.
-        sha256: Of what tokenizing depends on: the contents of tokenizer.json, say.
+        sha256: Of what makes ids of texts: the contents of tokenizer.json, say.
         before, behind: Ids that the tokenizer puts around a document, such as that of its beginning.
         chat_template: Its own, or the usual one.
     """
 
-    def __init__(self, name: str | os.PathLike[str]) -> None:
+    def __init__(self, name: str | os.PathLike[str], *, date: str | None = None) -> None:
         """
         Args:
             name: A tokenizer.json; a model of SentencePiece (.model); a folder with one of them, or with vocab.json and
                 merges.txt of byte-level BPE, and, where they are there, tokenizer_config.json, special_tokens_map.json
                 and chat_template.jinja; tiktoken:NAME; or a name on the Hugging Face hub.
+            date: What chat templates take for today, as "2024-12-31". Default: today.
 
         Raises:
             ModuleNotFoundError: The package of its format is not installed.
             FileNotFoundError: There is no such file, and no such name.
-            ValueError: The file is not a tokenizer.
+            ValueError: The file is not a tokenizer, or one beside it breaks its format or names an end, a beginning or
+                a padding that is not in the vocabulary.
         """
-        self._format, settings = _find(os.fspath(name))
+        self._name = os.fspath(name)
+        self._format, settings = _find(self._name)
         self.sha256 = self._format.sha256
         self.vocab_size = self._format.vocab_size
-        self.bos_token_id = self._id_of("bos_token", settings)
-        self.eos_token_id = self._id_of("eos_token", settings)
-        self.pad_token_id = self._id_of("pad_token", settings)
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = (self._id_of(n, settings) for n in _SPECIAL_TOKENS)
         if self.eos_token_id is None:
             self.eos_token_id = next((i for i in map(self._format.id_of, _USUAL_ENDS) if i is not None), None)
-        self.before, self.behind = self._around()
-        self._mark, self._marked = "a", self.encode(["a"])[0]
-        parts, whole = self.encode(["a", " b", "a b"])[1:]
-        self._marks_beginnings = [*self._marked, *parts] != whole
-        self.chat_template = ChatTemplate(
-            settings.get("chat_template"),
-            {key: _content(settings.get(key)) or "" for key in ("bos_token", "eos_token", "pad_token")},
-        )
+        self._mark, self._marked, self.before, self.behind = self._probe()
+        self._marks_beginnings = self._is_beginning_marked()
+        self._special_tokens = _texts_of_special_tokens(settings)
+        self.chat_template = ChatTemplate(settings.get("chat_template"), self._special_tokens, date)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells it from others, JSON-able."""
-        ids = {name: getattr(self, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        """What tells its ids from those of others, JSON-able."""
+        ids = {f"{name}_id": getattr(self, f"{name}_id") for name in _SPECIAL_TOKENS}
         return {"sha256": self.sha256, "vocab_size": self.vocab_size, **ids}
+
+    @property
+    def digest(self) -> str:
+        """Of all that its ids depend on, the chat template included: hex."""
+        of = [self.identity, self.before, self.behind, self.chat_template.text, self._special_tokens]
+        return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without the tokens that the tokenizer puts around a document: those are `before` and
-        `behind`."""
+        `behind`.
+
+        Raises:
+            ValueError: The tokenizer knows no token for something in them, not even one for what is unknown.
+        """
         return self._format.encode(texts)
 
     def encode_rests(self, texts: Sequence[str]) -> list[list[int]]:
@@ -90,18 +104,62 @@ class TextTokenizer:
         """The text of ids, special tokens included."""
         return self._format.decode(ids)
 
-    def _around(self) -> tuple[list[int], list[int]]:
-        bare = self.encode(["a"])[0]
-        whole = self._format.encode_whole("a")
-        begin = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        return whole[:begin], whole[begin + len(bare) :]
+    def _probe(self) -> tuple[str, list[int], list[int], list[int]]:
+        """A short text that the tokenizer knows, its ids, and what stands before and behind them. Nothing of all that,
+        where none is found."""
+        for text in itertools.chain(("a", "A", "0"), self._texts_of_entries()):
+            try:
+                ids, whole = self._format.encode([text])[0], self._format.encode_whole(text)
+            except ValueError:
+                continue
+            begins = [i for i in range(len(whole)) if whole[i : i + len(ids)] == ids]
+            if ids and len(begins) == 1:  # else it can't be told from what stands around
+                return text, ids, whole[: begins[0]], whole[begins[0] + len(ids) :]
+        return "", [], [], []
+
+    def _texts_of_entries(self) -> Iterator[str]:
+        for i in range(min(self.vocab_size, _MOST_PROBES)):
+            try:
+                yield self._format.decode([i])
+            except ValueError:  # a number without a token
+                continue
+
+    def _is_beginning_marked(self) -> bool:
+        mark = self._mark
+        try:
+            parts, whole = self._format.encode([f" {mark}", f"{mark} {mark}"])
+        except ValueError:  # it knows no white space
+            return False
+        return [*self._marked, *parts] != whole
 
     def _id_of(self, name: str, settings: dict[str, Any]) -> int | None:
-        """The id of a special token, which settings name or the format knows."""
+        """The id of a special token, which settings name or the format knows.
+
+        Raises:
+            ValueError: The vocabulary has no such token.
+        """
         content = _content(settings.get(name))
         if content is None:
             return self._format.special_ids.get(name)
-        return self._format.id_of(content)
+        number = self._format.id_of(content)
+        if number is None:
+            raise ValueError(
+                f"the settings of tokenizer {self._name} say that its {name} is {content!r}, which is not in its "
+                "vocabulary: correct tokenizer_config.json or special_tokens_map.json, or add the token."
+            )
+        return number
+
+
+def _texts_of_special_tokens(settings: dict[str, Any]) -> dict[str, str | list[str]]:
+    """What templates may use, of what there is."""
+    texts: dict[str, str | list[str]] = {}
+    for name in _OF_TEMPLATES:
+        if (content := _content(settings.get(name))) is not None:
+            texts[name] = content
+    more = settings.get(_MORE_OF_TEMPLATES)
+    if isinstance(more, list):
+        texts[_MORE_OF_TEMPLATES] = [content for content in map(_content, more) if content is not None]
+    return texts
 
 
 def _content(token: Any) -> str | None:
@@ -175,11 +233,32 @@ def _fetch(name: str) -> Path:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What the files beside a tokenizer say, the later ones over the earlier."""
+    """What the files beside a tokenizer say, the later ones over the earlier.
+
+    Raises:
+        ValueError: One of them breaks its format.
+    """
     settings: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            settings |= {k: v for k, v in json.loads((folder / name).read_text(encoding="utf-8")).items() if v}
+            settings |= {key: value for key, value in _read_object(folder / name).items() if value}
     if (folder / "chat_template.jinja").is_file():
-        settings["chat_template"] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        settings["chat_template"] = _read_text(folder / "chat_template.jinja")
     return settings
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(_read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Fetch the tokenizer again.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, not an object. Fetch the tokenizer again.")
+    return found
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}. Fetch the tokenizer again.") from None

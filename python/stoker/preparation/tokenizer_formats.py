@@ -17,7 +17,8 @@ GPT2_FILES = (
 
 
 class TokenizerFormat(Protocol):
-    """A tokenizer behind its package. All of them take a special token in a text for what it is.
+    """A tokenizer behind its package. All of them take a special token in a text for what it is, and raise ValueError
+    for what the package can't do.
 
     Attributes:
         vocab_size: All ids are below it.
@@ -66,10 +67,10 @@ class HuggingFaceFormat:
             ModuleNotFoundError: The package tokenizers is not installed.
             ValueError: The file is not a tokenizer.
         """
-        text = path.read_text(encoding="utf-8")
         try:
+            text = path.read_text(encoding="utf-8")
             return cls(_tokenizers().Tokenizer.from_str(text), text.encode())
-        except ModuleNotFoundError:
+        except (ModuleNotFoundError, OSError):
             raise
         except Exception as error:  # noqa: BLE001  # the package raises nothing more specific
             raise ValueError(f"{path} is not a tokenizer: {error}") from None
@@ -95,7 +96,11 @@ class HuggingFaceFormat:
         return cls(tokenizer, vocabulary.read_bytes() + merges.read_bytes())
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # noqa: BLE001  # the package raises nothing more specific
+            raise ValueError(f"the tokenizer can't encode a text: {error}") from None
+        return [encoding.ids for encoding in encodings]
 
     def encode_whole(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
@@ -148,7 +153,10 @@ class TiktokenFormat:
         return self.encode([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._encoding.decode(list(ids)))
+        try:
+            return str(self._encoding.decode(list(ids)))
+        except KeyError as error:
+            raise ValueError(f"the tokenizer has no token {error}") from None
 
     def id_of(self, token: str) -> int | None:
         try:

@@ -11,11 +11,10 @@ import numpy as np
 
 from stoker.compressions import decompress
 from stoker.encodings.samples import SampleLayout, read_offsets
-from stoker.index import Entry, read_entries
+from stoker.index import INDEX_FILE, Entry, index_path, read_entries
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row
 from stoker.schema import TOKEN_COLUMNS
 
-_INDEX = "index.json"
 _OF_TOKENS = (*TOKEN_COLUMNS, "labels")  # whose `bytes` are integers
 _READ = ("bytes", "str", "json", "int", "ndarray")  # encodings
 
@@ -28,7 +27,7 @@ class Mds(Format):
 
     def find(self, source: str, *, is_named: bool) -> str | None:
         path = Path(source)
-        index = path if path.name == _INDEX else path / _INDEX
+        index = path if path.name == INDEX_FILE else path / INDEX_FILE
         return str(index) if index.is_file() else None
 
     def measure(self, path: str, reading: Reading) -> int:
@@ -60,7 +59,7 @@ class Mds(Format):
 
 def find_shard(directory: str | os.PathLike[str], shard: int) -> Piece:
     """The piece of one shard of a data set of MDS shards; `shard` counts those of its index.json from zero."""
-    path = str(Path(directory) / _INDEX)
+    path = index_path(os.fspath(directory))
     return Piece(path, Mds.name, shard, shard + 1, _entries(path)[shard].raw_data.bytes)
 
 

@@ -1,0 +1,74 @@
+"""Whether sources are text or finetuning data, by their first rows."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from stoker.preparation.rules import find_form
+from stoker.preparation.sources import BadRowError, Part, Piece, Row, read_rows
+
+logger = logging.getLogger("stoker")
+
+
+def find_kind(parts: Sequence[Part], sources: Sequence[str], columns: Mapping[str, str] | None) -> str:
+    """ "finetuning", where the first row of any source is that, else "text".
+
+    Args:
+        parts: Of all sources.
+        sources: Their paths.
+        columns: As in `Rules`.
+
+    Raises:
+        BadRowError: All rows are bad; the first of their errors.
+        ValueError: The columns of a first row are of no form, or there is no row.
+    """
+    found = list(_first_rows(parts, sources))
+    rows = [row for row in found if isinstance(row, Row)]
+    if not rows:
+        raise next((error for error in found if isinstance(error, BadRowError)), ValueError("the sources have no row."))
+    as_named = find_form(columns.values(), columns) if columns else None
+    forms = [find_form(row.values, columns or {}) or as_named for row in rows]
+    if columns and not any(column in row.values for row in rows for column in columns.values()):
+        logger.warning(
+            "columns names %s, which the first row of no source has: its rows are read by the usual names.",
+            ", ".join(columns.values()),
+        )
+    if None in forms:
+        first = rows[forms.index(None)]
+        raise ValueError(
+            f"{first.where} has the columns {', '.join(first.values)}: say which of them is the text, or prompt and "
+            'response, by columns={"text": NAME} or {"prompt": NAME, "response": NAME}, or name a preset.'
+        )
+    return "finetuning" if any(form is not None and form.kind == "finetuning" for form in forms) else "text"
+
+
+def _first_rows(parts: Sequence[Part], sources: Sequence[str]) -> Iterator[Row | BadRowError]:
+    """The first row of each source that has one. Of each piece without any, its first error."""
+    roots = {os.path.abspath(source) for source in sources}
+    seen = set()
+    for piece in itertools.chain.from_iterable(parts):
+        ways = (piece.path, *map(str, Path(piece.path).parents))
+        source = next((way for way in ways if way in roots), piece.path)
+        if source in seen:
+            continue
+        if (row := _first_row(piece)) is not None:
+            yield row
+            if isinstance(row, Row):
+                seen.add(source)
+
+
+def _first_row(piece: Piece) -> Row | BadRowError | None:
+    """The first one that is not bad, else the first error, if there is any."""
+    first = None
+    try:
+        for row in read_rows(piece):
+            first = first or row
+            if isinstance(row, Row):
+                return row
+    except BadRowError as error:
+        return first or error
+    return first
