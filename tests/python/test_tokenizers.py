@@ -204,3 +204,48 @@ def test_what_is_no_tokenizer_is_told(name: str, error: type[Exception], message
 def test_the_package_tokenizers_itself_agrees(tmp_path: Path) -> None:
     tokenizer: Any = TextTokenizer(write_byte_level(tmp_path))
     assert tokenizer.encode(TEXTS) == [ids_of(tmp_path, text) for text in TEXTS]
+
+
+# ---------------------------------------------------------------- tokenizers that know little
+def write_words(folder: Path, words: list[str], *, unknown: str | None = None, around: bool = True) -> Path:
+    """A tokenizer of these words, which puts "[" before a document and "]" behind it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: number for number, word in enumerate(["[", "]", *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown or "?"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if around:
+        made.post_processor = processors.TemplateProcessing("[ $A ]", special_tokens=[("[", 0), ("]", 1)])
+    made.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def test_a_tokenizer_is_asked_by_a_text_that_it_knows(tmp_path: Path) -> None:
+    for words, unknown in ((["a", "x"], None), (["0"], None), (["数", "x"], None), (["x", "?"], "?"), (["x"], "[")):
+        tokenizer = TextTokenizer(write_words(tmp_path, words, unknown=unknown))
+        assert (tokenizer.before, tokenizer.behind) == ([0], [1]), words
+        assert tokenizer.encode([" ".join(words)]) == [[*range(2, len(words) + 2)]]
+        assert tokenizer.encode_rests([f" {words[0]}"]) == [[2]]
+
+
+def test_of_a_tokenizer_without_any_text_nothing_is_known_around_documents(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.BPE()).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = TextTokenizer(tmp_path / "tokenizer.json")
+    assert tokenizer.before == tokenizer.behind == []
+    assert tokenizer.encode(["a"]) == tokenizer.encode_rests([" a"]) == [[]]
+
+
+def test_a_text_that_a_tokenizer_does_not_know_is_told_in_a_sentence(tmp_path: Path) -> None:
+    path = write_words(tmp_path, ["x"])
+    source = write_lines(tmp_path / "a.jsonl", [{"text": "x"}, {"text": "y"}])
+    with pytest.raises(ValueError, match="the tokenizer can't encode a text: WordLevel error: Missing"):
+        stoker.prepare(source, tmp_path / "out", path, processes=1)
+
+
+def test_what_is_in_a_vocabulary_and_what_templates_use_are_two_things(tmp_path: Path) -> None:
+    """A masked token need not have an id."""
+    path = write_words(tmp_path, ["x"])
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"mask_token": "<mask>", "eos_token": "]"}))
+    assert TextTokenizer(path).eos_token_id == 1

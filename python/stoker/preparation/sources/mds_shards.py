@@ -51,7 +51,7 @@ class Mds(Format):
                     values = layout.decode(content[offsets[number] : offsets[number + 1]])
                     for name in ids:
                         values[name] = _ids(values[name], piece.reading.token_dtype or "int64")
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:  # JSON may be nested too deeply
                     yield BadRowError(f"{path}, sample {number}: {error}")
                 else:
                     yield Row(values, str(path), "sample", number)
