@@ -459,8 +459,8 @@ def remote() -> str:
     shown = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return between_marks(
         (ROOT / "docs" / "remote.md").read_text(),
-        f"""What came of it in an epoch of 2,000 samples in 20 shards, from an S3 server behind a proxy that has one fault, each
-loader in a process of its own (`benchmarks/faults.py`; MosaicML Streaming 0.13):
+        f"""What came of it in an epoch of 2,000 samples in 20 shards, from an S3 server behind a proxy that has one
+fault, each loader in a process of its own (`benchmarks/faults.py`; MosaicML Streaming 0.13):
 
 {shown}
 """,

@@ -65,7 +65,7 @@ class CacheCounts:
     """What a cache has done for this process.
 
     Attributes:
-        hits: Shards that were there.
+        hits: How often a shard was opened that was there: again, where it had to make room for others meanwhile.
         fetched: Shards that were not.
         traffic: What fetching them has cost.
     """
