@@ -18,6 +18,7 @@
 #include "fill/batch_format.h"
 #include "layout/layout.h"
 #include "order/order.h"
+#include "order/sample_list.h"
 #include "shard/shard_store.h"
 
 namespace stoker {
@@ -25,8 +26,9 @@ namespace {
 
 BatchFormat make_batch_format(const std::vector<std::pair<std::string, std::string>>& fields, uint32_t num_rows,
                               uint32_t seq_len, int64_t pad_id, bool pad_left, std::string_view documents,
-                              std::vector<int64_t> document_tokens, bool is_packed, uint32_t pad_to_multiple,
-                              uint64_t vocab_size, uint32_t cu_seqlens_capacity) {
+                              std::vector<int64_t> document_tokens, bool counts_padding, bool ignores_pad_id,
+                              bool needs_loss, bool is_packed, uint32_t pad_to_multiple, uint64_t vocab_size,
+                              uint32_t cu_seqlens_capacity) {
   static constexpr std::pair<const char*, Field> kFields[] = {
       {"input_ids", Field::kInputIds},       {"labels", Field::kLabels},
       {"loss_mask", Field::kLossMask},       {"attention_mask", Field::kAttentionMask},
@@ -44,6 +46,9 @@ BatchFormat make_batch_format(const std::vector<std::pair<std::string, std::stri
   format.pad_left = pad_left;
   format.documents = by_name(kDocuments, documents);
   format.document_tokens = std::move(document_tokens);
+  format.counts_padding = counts_padding;
+  format.ignores_pad_id = ignores_pad_id;
+  format.needs_loss = needs_loss;
   format.is_packed = is_packed;
   format.pad_to_multiple = pad_to_multiple;
   format.vocab_size = vocab_size;
@@ -56,10 +61,10 @@ class BoundEngine {
  public:
   BoundEngine(std::shared_ptr<ShardStore> store, std::shared_ptr<Order> order, const LayoutSpec& layout,
               const BatchFormat& format, uint32_t rank, uint32_t world_size, uint64_t first_row, uint64_t hints_row,
-              std::shared_ptr<LaneHints> hints, uint32_t num_workers,
+              std::shared_ptr<LaneHints> hints, std::shared_ptr<SampleList> list, uint32_t num_workers,
               std::vector<std::pair<py::object, uintptr_t>> buffers) {
     auto planner = std::make_unique<Planner>(store, std::move(order), layout, RankSlice{rank, world_size}, first_row,
-                                             LayoutStart{hints_row, std::move(hints)});
+                                             LayoutStart{hints_row, std::move(hints)}, std::move(list));
     engine_ = Engine::create(std::move(planner), std::move(store), format, num_workers);
     for (auto& [buffer, address] : buffers) submit(std::move(buffer), address);
   }
@@ -178,8 +183,8 @@ void bind_counts(py::class_<Owner>& type) {
 void bind_batches(py::module_& m) {
   bind<BatchFormat>(m, "BatchFormat")
       .def(py::init(&make_batch_format), py::kw_only(), "fields"_a, "num_rows"_a, "seq_len"_a, "pad_id"_a, "pad_left"_a,
-           "documents"_a, "document_tokens"_a, "is_packed"_a, "pad_to_multiple"_a, "vocab_size"_a,
-           "cu_seqlens_capacity"_a)
+           "documents"_a, "document_tokens"_a, "counts_padding"_a, "ignores_pad_id"_a, "needs_loss"_a, "is_packed"_a,
+           "pad_to_multiple"_a, "vocab_size"_a, "cu_seqlens_capacity"_a)
       .def_property_readonly("size_bytes", &BatchFormat::size_bytes)
       .def_property_readonly("offsets", &offsets_of);
   bind<BufferPool::Buffer>(m, "Buffer").def("arrays", &arrays_of, "format"_a);
@@ -193,6 +198,9 @@ void bind_batches(py::module_& m) {
 
   auto info = bind<BatchInfo>(m, "BatchInfo");
   info.def_readonly("end_row", &BatchInfo::end_row)
+      .def_readonly("num_rows", &BatchInfo::num_rows)
+      .def_readonly("row_tokens", &BatchInfo::row_tokens)
+      .def_readonly("row_loss", &BatchInfo::row_loss)
       .def_readonly("max_seqlen", &BatchInfo::max_seqlen)
       .def_property_readonly("hints", [](const BatchInfo& b) { return std::const_pointer_cast<LaneHints>(b.hints); });
   bind_counts(info);
@@ -206,10 +214,10 @@ void bind_batches(py::module_& m) {
   bind_counts(progress);
   bind<BoundEngine>(m, "Engine")
       .def(py::init<std::shared_ptr<ShardStore>, std::shared_ptr<Order>, const LayoutSpec&, const BatchFormat&,
-                    uint32_t, uint32_t, uint64_t, uint64_t, std::shared_ptr<LaneHints>, uint32_t,
-                    std::vector<std::pair<py::object, uintptr_t>>>(),
+                    uint32_t, uint32_t, uint64_t, uint64_t, std::shared_ptr<LaneHints>, std::shared_ptr<SampleList>,
+                    uint32_t, std::vector<std::pair<py::object, uintptr_t>>>(),
            py::kw_only(), "store"_a, "order"_a, "layout"_a, "format"_a, "rank"_a, "world_size"_a, "first_row"_a,
-           "hints_row"_a, "hints"_a, "num_workers"_a, "buffers"_a)
+           "hints_row"_a, "hints"_a, "list"_a, "num_workers"_a, "buffers"_a)
       .def("next", &BoundEngine::next, "timeout_s"_a, "replacement"_a, "address"_a)
       .def_property_readonly("last", &BoundEngine::last)
       .def_property_readonly("has_batch", &BoundEngine::has_batch)

@@ -189,7 +189,7 @@ std::shared_ptr<Order> make_order(const std::vector<std::string>& names, const s
 LayoutSpec make_layout_spec(std::string_view kind, uint32_t seq_len, const std::vector<std::string>& overflow,
                             std::string_view packing, uint32_t pack_window, uint32_t window_rows,
                             std::vector<uint32_t> groups, uint32_t pad_to_multiple, uint32_t max_samples_per_row,
-                            std::optional<uint32_t> max_leftover_bins) {
+                            std::optional<uint32_t> max_leftover_bins, uint32_t num_packers) {
   using Packing = LayoutSpec::Packing;
   static constexpr std::pair<const char*, LayoutKind> kKinds[] = {
       {"pad", LayoutKind::kPad}, {"concat", LayoutKind::kConcat}, {"pack", LayoutKind::kPack}};
@@ -210,6 +210,7 @@ LayoutSpec make_layout_spec(std::string_view kind, uint32_t seq_len, const std::
   spec.pad_to_multiple = pad_to_multiple;
   spec.max_samples_per_row = max_samples_per_row;
   spec.max_leftover_bins = max_leftover_bins;
+  spec.num_packers = num_packers;
   return spec;
 }
 
@@ -252,6 +253,27 @@ std::vector<Hint> list_hints(const LaneHints& hints) {
   for (const LaneHint& hint : hints) out.emplace_back(hint.lane, hint.window_begin, hint.rows_emitted, hint.leftovers);
   return out;
 }
+
+// ---------------------------------------------------------------- listed samples
+std::shared_ptr<SampleList> make_sample_list(const std::vector<std::pair<uint32_t, Array<uint64_t>>>& streams,
+                                             size_t most_ahead) {
+  std::vector<SampleList::Stream> numbered;
+  for (const auto& [number, sizes] : streams)
+    numbered.push_back({number, std::vector<uint64_t>(sizes.data(), sizes.data() + sizes.size())});
+  return std::make_shared<SampleList>(numbered, most_ahead);
+}
+
+bool push_samples(SampleList& list, const Array<uint64_t>& samples, const Array<uint32_t>& batch_ends,
+                  uint32_t first_packer, bool begins_anew) {
+  SampleList::Chunk chunk{{samples.data(), samples.data() + samples.size()},
+                          {batch_ends.data(), batch_ends.data() + batch_ends.size()},
+                          first_packer,
+                          begins_anew};
+  const py::gil_scoped_release release;
+  return list.push(std::move(chunk));
+}
+
+void fail_list(SampleList& list, const py::bytes& pickled) { list.fail(std::make_exception_ptr(SupplyError(pickled))); }
 
 /// The rows of one global batch: segments (n, 5) int64 as stream, shard, sample, token_begin, token_end; and where each
 /// row ends among them.
@@ -307,7 +329,12 @@ PYBIND11_MODULE(_core, m) {
   bind<LayoutSpec>(m, "Layout")
       .def(py::init(&make_layout_spec), py::kw_only(), "kind"_a, "seq_len"_a, "overflow"_a, "packing"_a,
            "pack_window"_a, "window_rows"_a, "groups"_a, "pad_to_multiple"_a, "max_samples_per_row"_a,
-           "max_leftover_bins"_a);
+           "max_leftover_bins"_a, "num_packers"_a);
+  bind<SampleList, std::shared_ptr<SampleList>>(m, "SampleList")
+      .def(py::init(&make_sample_list), "streams"_a, "most_ahead"_a)
+      .def("push", &push_samples, "samples"_a, "batch_ends"_a, "first_packer"_a, "begins_anew"_a)
+      .def("fail", &fail_list, "pickled"_a)
+      .def("close", &SampleList::close);
   bind<LaneHints, std::shared_ptr<LaneHints>>(m, "LaneHints")
       .def(py::init(&make_hints), "hints"_a)
       .def("list", &list_hints)

@@ -41,7 +41,7 @@ std::vector<Piece> pieces_of(const BatchPlan& plan) {
 
 Engine::Pointer Engine::create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                                uint32_t num_workers) {
-  if (store->has_supplied_streams()) num_workers = std::max(num_workers, 1U);
+  if (planner->may_wait()) num_workers = std::max(num_workers, 1U);
   Pointer engine(new Engine(std::move(planner), std::move(store), std::move(format)));
   engine->threads_.reserve(num_workers);
   try {
@@ -138,7 +138,11 @@ BatchInfo Engine::next() {
   head = std::move(batches_.front());
   batches_.pop_front();
   --num_planned_;
-  BatchInfo info{head->plan->end_row, head->plan->rows.counts(), head->max_seqlen, head->plan->hints};
+  BatchPlan& plan = *head->plan;
+  BatchInfo info{
+      plan.end_row,     plan.rows.counts(), plan.rows.size(), std::move(plan.row_tokens), std::move(plan.row_loss),
+      head->max_seqlen, plan.hints};
+  while (info.num_rows > 0 && plan.rows.row(info.num_rows - 1).empty()) --info.num_rows;
   next_row_ = info.end_row;
   ++progress_.num_batches;
   for (size_t s = 0; s < info.counts.size(); ++s) progress_.counts[s] += info.counts[s];
@@ -167,7 +171,7 @@ std::string Engine::waiting_for() const {
       return "the batch is waiting to be planned";
     case Batch::State::kPlanning:
       return text("the batch is being planned (the lengths of ", planner_->num_lengths_read(),
-                  " samples have been read)", supply_in_words());
+                  " samples have been read)", planner_->waiting_for());
     case Batch::State::kLoading:
       for (const auto& [piece, waiters] : loading_)
         if (std::find(waiters.begin(), waiters.end(), &head) != waiters.end())
@@ -183,14 +187,6 @@ std::string Engine::waiting_for() const {
   return "nothing: the batch is ready";
 }
 
-std::string Engine::supply_in_words() const {
-  const std::optional<ShardId> awaited = store_->supply().awaited();
-  if (!awaited) return {};
-  const StreamFiles& stream = store_->streams()[awaited->stream];
-  return text("; it needs shard ", awaited->shard, " of stream \"", stream.name, "\", which is being ",
-              stream.supply == StreamFiles::Supply::kMade ? "prepared" : "fetched");
-}
-
 void Engine::close() {
   if (fork_generation_ != fork_generation()) return;
   {
@@ -199,7 +195,7 @@ void Engine::close() {
   }
   work_ready_.notify_all();
   front_done_.notify_all();
-  store_->supply().stop();
+  planner_->stop();
   const std::lock_guard joining(joining_);  // who closes second returns when it is done too
   for (std::thread& thread : threads_)
     if (thread.joinable()) thread.join();
@@ -249,7 +245,7 @@ bool Engine::can_plan() const { return !is_planning_ && !has_failed_ && num_plan
 // pleases, or as supplying it does.
 bool Engine::has_quick_work() const {
   if (!fills_.empty()) return true;
-  return !store_->has_supplied_streams() && loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() &&
+  return !planner_->may_wait() && loads_.empty() && can_plan() && has_planned_ && !ahead_.has_shards() &&
          num_opening_ == 0;
 }
 
@@ -283,7 +279,7 @@ void Engine::plan(Lock& lock) {
   is_planning_ = true;
   lock.unlock();
   const Clock::time_point start = Clock::now();
-  const double waited_s = store_->supply().waited_s();
+  const double waited_s = planner_->waited_s();
   std::vector<Piece> pieces;
   std::vector<BlockChange> changes;
   std::exception_ptr error;
@@ -296,7 +292,7 @@ void Engine::plan(Lock& lock) {
   } catch (...) {
     error = std::current_exception();
   }
-  const double supply_s = store_->supply().waited_s() - waited_s;
+  const double supply_s = planner_->waited_s() - waited_s;
   const double plan_s = seconds_since(start) - supply_s;
   lock.lock();
   progress_.plan_s += plan_s;
@@ -332,7 +328,7 @@ void Engine::apply(const std::vector<BlockChange>& changes) {
         supplied_later_.erase(id);
       } else if (change.kind == BlockChange::Kind::kBegins) {
         store_->hold(id);
-        if (threads_.empty()) continue;  // there is nobody to look ahead
+        if (threads_.empty() || range.things.size() == 0) continue;  // there is nobody to look ahead, or no need to
         if (store_->is_supplied(change.stream) && !store_->supply().is_ready(id)) {
           supplied_later_.try_emplace(id, range.things);
         } else {

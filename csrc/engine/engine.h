@@ -40,6 +40,9 @@ namespace stoker {
 struct BatchInfo {
   uint64_t end_row;                        // global rows delivered once this batch is
   std::vector<StreamCounts> counts;        // of this rank's rows, by stream
+  uint32_t num_rows;                       // that hold samples; those behind them are empty
+  std::vector<uint32_t> row_tokens;        // of each row
+  std::vector<uint32_t> row_loss;          // loss tokens of each row
   uint32_t max_seqlen;                     // the longest of cu_seqlens; 0 without these
   std::shared_ptr<const LaneHints> hints;  // of the state behind the batch; null where the layout needs none
 };
@@ -49,7 +52,7 @@ struct Progress {
   uint64_t num_batches = 0;          // handed over
   std::vector<StreamCounts> counts;  // of these, by stream
   double plan_s = 0;
-  double supply_s = 0;  // of planning, waiting for shards that are supplied
+  double supply_s = 0;  // of planning, waiting for shards that are supplied, or for the order
   double load_s = 0;    // decompressing
   double fill_s = 0;
   double wait_s = 0;  // of the consumer, in wait(), its own work included
@@ -66,8 +69,8 @@ class Engine {
   };
   using Pointer = std::unique_ptr<Engine, Delete>;
 
-  /// `num_workers` threads start at once; with 0 the work is done in wait(), and nothing is loaded ahead. Where shards
-  /// are supplied while the run goes on there is one thread at least.
+  /// `num_workers` threads start at once; with 0 the work is done in wait(), and nothing is loaded ahead. Where
+  /// planning may wait for others there is one thread at least.
   static Pointer create(std::unique_ptr<Planner> planner, std::shared_ptr<ShardStore> store, BatchFormat format,
                         uint32_t num_workers);
 
@@ -129,7 +132,6 @@ class Engine {
   ~Engine();
 
   void check_open() const;
-  std::string supply_in_words() const;
   bool front_is_done() const;
   void work();
   bool can_plan() const;

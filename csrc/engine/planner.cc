@@ -13,11 +13,12 @@ constexpr size_t kMostLookedAt = 64;  // shards that planning keeps open besides
 }  // namespace
 
 Planner::Planner(std::shared_ptr<ShardStore> store, std::shared_ptr<const Order> order, const LayoutSpec& layout,
-                 RankSlice slice, uint64_t first_row, const LayoutStart& start)
+                 RankSlice slice, uint64_t first_row, const LayoutStart& start, std::shared_ptr<SampleList> list)
     : store_(std::move(store)),
       order_(std::move(order)),
       kind_(layout.kind),
       slice_(slice),
+      list_(std::move(list)),
       next_row_(first_row),
       in_plan_(store_->streams()),
       looked_at_(store_->streams()) {
@@ -27,7 +28,7 @@ Planner::Planner(std::shared_ptr<ShardStore> store, std::shared_ptr<const Order>
                              slice_.rank, ", world_size ", slice_.world_size, ", global batch ", global_batch, "."));
   if (store_->streams().size() != order_->num_streams())
     throw ArgumentError("the order and the shards are of different streams.");
-  layout_ = make_layout(layout, *order_, *this, start);
+  layout_ = make_layout(layout, *order_, *this, start, list_);
 }
 
 // The rank's first row of the next batch, and the row behind the batch.
@@ -59,6 +60,22 @@ BatchPlan Planner::next() {
   plan.hints = layout_->hints(end);
   next_row_ = plan.end_row = end;
   return plan;
+}
+
+std::string Planner::waiting_for() const {
+  if (list_ && list_->is_awaited()) return "; the order of the epoch is being worked out";
+  const std::optional<ShardId> awaited = store_->supply().awaited();
+  if (!awaited) return {};
+  const StreamFiles& stream = store_->streams()[awaited->stream];
+  return text("; it needs shard ", awaited->shard, " of stream \"", stream.name, "\", which is being ",
+              stream.supply == StreamFiles::Supply::kMade ? "prepared" : "fetched");
+}
+
+double Planner::waited_s() const { return store_->supply().waited_s() + (list_ ? list_->waited_s() : 0); }
+
+void Planner::stop() {
+  store_->supply().stop();
+  if (list_) list_->close();
 }
 
 Range Planner::samples_of(const Shard& shard, Range things) const {

@@ -23,12 +23,14 @@ struct RankSlice {
   uint32_t world_size = 1;  // divides the global batch
 };
 
-/// Not thread-safe, but for samples_of() and num_lengths_read().
+/// Not thread-safe, but for what is const and stop().
 class Planner final : private SampleLengths {
  public:
-  /// The first batch begins at global row `first_row`; `start` has hints of that row or one before.
+  /// The first batch begins at global row `first_row`; `start` has hints of that row or one before. With a `list` the
+  /// samples are those, of this rank, and not the order's.
   Planner(std::shared_ptr<ShardStore> store, std::shared_ptr<const Order> order, const LayoutSpec& layout,
-          RankSlice slice, uint64_t first_row, const LayoutStart& start = {});
+          RankSlice slice, uint64_t first_row, const LayoutStart& start = {},
+          std::shared_ptr<SampleList> list = nullptr);
 
   /// The plan of the next batch. After an error the planner must not be used again.
   BatchPlan next();
@@ -42,6 +44,15 @@ class Planner final : private SampleLengths {
 
   /// Lengths that have been asked for: how far a plan is that has far to walk.
   uint64_t num_lengths_read() const { return num_lengths_read_.load(std::memory_order_relaxed); }  // for looking at
+
+  /// Whether planning may wait: for a shard that is supplied, or for the list. What for, as the rest of a sentence; and
+  /// seconds that it has waited.
+  bool may_wait() const { return list_ != nullptr || store_->has_supplied_streams(); }
+  std::string waiting_for() const;
+  double waited_s() const;
+
+  /// Ends all waiting: next() raises ClosedError.
+  void stop();
 
   /// See UnitMap. Their ranges are what samples_of() takes.
   std::vector<BlockChange> take_changes() { return layout_->take_changes(); }
@@ -78,6 +89,7 @@ class Planner final : private SampleLengths {
   std::shared_ptr<const Order> order_;
   const LayoutKind kind_;
   const RankSlice slice_;
+  const std::shared_ptr<SampleList> list_;  // null: there is none
   uint64_t next_row_;
   ShardList in_plan_;                           // that the segments of the plan at hand are of
   ShardList looked_at_;                         // `pack`: whose lengths were read lately

@@ -41,6 +41,9 @@ struct BatchFormat {
   bool pad_left = false;
   Documents documents = Documents::kSamples;
   std::vector<int64_t> document_tokens;  // kEos, kBos: by stream; -1: the stream's documents are its samples
+  bool counts_padding = false;           // kEos, kBos: sequence_id is how many of them precede, as LLM Foundry has it
+  bool ignores_pad_id = false;           // kIgnoreLabel, too, where a token of a shard without labels is pad_id
+  bool needs_loss = false;               // a sample with labels that is cut must have one that is not kIgnoreLabel left
   bool is_packed = false;                // segments of a row have nothing to do with each other
   uint32_t pad_to_multiple = 1;          // the tokens that a segment takes are rounded up to it
   uint64_t vocab_size = 0;           // a token at or above it is an error; 0: only what the integer type can't hold is

@@ -181,6 +181,7 @@ class RowFiller {
     number_documents(fields, segments);
     pad(fields, 0, begin);
     pad(fields, end, format_.seq_len);
+    if (format_.counts_padding && !segments.empty()) count_document_tokens(fields, segments.front().stream);
   }
 
  private:
@@ -191,12 +192,17 @@ class RowFiller {
     copy_tokens(segment, shard, sample.tokens, at, fields, sample.labels.has_value());
     uint32_t loss = segment.size();
     bool first_has_loss = true;
+    fields[Field::kLossMask].set(at, at + segment.size(), 1);
     if (sample.labels) {
       assert(!fields[Field::kLossMask]);
       loss -= copy_labels(segment, shard, *sample.labels, at, labels);
       first_has_loss = value_at(*sample.labels, segment.token_begin) != kIgnoreLabel;
+      if (format_.needs_loss && loss == 0 && segment.token_end < sample.tokens.size)
+        throw no_loss_left(sample.tokens.size);
+    } else if (format_.ignores_pad_id) {
+      loss -= ignore_pad_ids(segment, sample.tokens, at, fields);
+      first_has_loss = value_at(sample.tokens, segment.token_begin) != format_.pad_id;
     }
-    fields[Field::kLossMask].set(at, at + segment.size(), 1);
     const bool is_masked = format_.is_packed && !is_first;
     if (is_masked) {
       labels.set(at, at + 1, kIgnoreLabel);
@@ -233,6 +239,29 @@ class RowFiller {
     return counts.num_ignored;
   }
 
+  // Returns how many there are.
+  uint32_t ignore_pad_ids(const Segment& segment, const TokenArray& tokens, uint32_t at,
+                          const RowFields& fields) const {
+    const uint32_t found = count_equal(tokens, segment.token_begin, segment.size(), format_.pad_id);
+    for (uint32_t i = 0, left = found; left > 0; ++i) {
+      if (value_at(tokens, segment.token_begin + i) != format_.pad_id) continue;
+      fields[Field::kLabels].set(at + i, at + i + 1, kIgnoreLabel);
+      fields[Field::kLossMask].set(at + i, at + i + 1, 0);
+      --left;
+    }
+    return found;
+  }
+
+  // In LLM Foundry's words.
+  ArgumentError no_loss_left(uint32_t tokens) const {
+    return ArgumentError(
+        text("Truncating to max_seq_len=", format_.seq_len,
+             " has removed all loss-generating tokens. Pre-truncation sequence length was ", tokens,
+             ". This sample should have been filtered out before reaching the collator. If using pre-tokenized "
+             "streaming data, this may have resulted from using different ``target_prompts``, ``target_responses``, or "
+             "``max_seq_len`` settings when preparing the streaming dataset than what are currently being used."));
+  }
+
   CorruptShardError bad_value(const Segment& segment, const Shard& shard, uint64_t value, uint64_t limit,
                               const char* where) const {
     const std::string shown = value == UINT64_MAX ? "a negative number" : text(value);
@@ -254,6 +283,26 @@ class RowFiller {
     for_each_document(format_, segments, fields[Field::kInputIds], [&](uint32_t begin, uint32_t end, uint32_t) {
       fields[Field::kSequenceId].set(begin, end, document++);
       fields[Field::kPositionIds].count(begin, end);
+    });
+  }
+
+  // sequence_id as LLM Foundry's ConcatenatedSequenceCollatorWrapper numbers it (llm-foundry 0.22, data/text_data.py).
+  void count_document_tokens(const RowFields& fields, uint32_t stream) const {
+    const int64_t token = format_.document_tokens[stream];
+    const bool counts_itself = format_.documents == BatchFormat::Documents::kBos;
+    const FieldRow& sequence_id = fields[Field::kSequenceId];
+    if (!sequence_id) return;
+    with_token(fields[Field::kInputIds].type, [&]<typename Id>(Id) {
+      with_integer(sequence_id.type, [&]<typename Integer>(Integer) {
+        const Id* ids = fields[Field::kInputIds].at<Id>(0);
+        Integer* out = sequence_id.at<Integer>(0);
+        Integer before = 0;
+        for (uint32_t i = 0; i < format_.seq_len; ++i) {
+          const Integer after = static_cast<Integer>(before + (static_cast<int64_t>(ids[i]) == token));
+          out[i] = counts_itself ? after : before;
+          before = after;
+        }
+      });
     });
   }
 
@@ -364,6 +413,13 @@ uint32_t finish_batch(const BatchFormat& format, BatchPlan& plan, std::byte* buf
     if (plan.segment_loss[i] == 0 && plan.shards[plan.segment_shards[i]]->has_labels() && segments[i].size() > 0)
       plan.rows.count_no_loss(segments[i].stream);
   }
+  plan.row_tokens.assign(plan.rows.size(), 0);
+  plan.row_loss.assign(plan.rows.size(), 0);
+  for (uint32_t row = 0; row < plan.rows.size(); ++row)
+    for (uint32_t i = plan.rows.first_segment(row); i < plan.rows.first_segment(row + 1); ++i) {
+      plan.row_tokens[row] += segments[i].size();
+      plan.row_loss[row] += plan.segment_loss[i];
+    }
   if (format.cu_seqlens_capacity == 0) return 0;
   return write_cu_seqlens(format, plan, buffer);
 }

@@ -18,8 +18,10 @@ struct BatchPlan {
   std::vector<std::shared_ptr<const Shard>> shards;  // that the rows read from, kept open
   std::vector<uint32_t> segment_shards;              // for each segment of `rows`, its place in `shards`
   std::vector<uint32_t> segment_loss;                // for each segment, its loss tokens: written when it is filled
-  uint64_t end_row = 0;                              // global rows delivered once this batch is: the state after it
-  std::shared_ptr<const LaneHints> hints;            // of the state after it, where the layout needs any
+  std::vector<uint32_t> row_tokens;                  // of each row, and its loss tokens: counted when all are filled
+  std::vector<uint32_t> row_loss;
+  uint64_t end_row = 0;                    // global rows delivered once this batch is: the state after it
+  std::shared_ptr<const LaneHints> hints;  // of the state after it, where the layout needs any
 };
 
 }  // namespace stoker

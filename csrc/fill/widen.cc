@@ -87,6 +87,20 @@ template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, uint16_
 template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, int32_t*);
 template LabelCounts widen_labels(const TokenArray&, uint32_t, uint32_t, int64_t*);
 
+uint32_t count_equal(const TokenArray& source, uint32_t begin, uint32_t count, int64_t value) {
+  return with_integer(source.type, [&](auto token) {
+    const auto wanted = static_cast<decltype(token)>(value);
+    if (static_cast<int64_t>(wanted) != value) return uint32_t{0};
+    const std::byte* from = address_of(source, begin);
+    uint32_t equal = 0;
+    for (uint32_t i = 0; i < count; ++i) {
+      std::memcpy(&token, from + size_t{i} * sizeof(token), sizeof(token));
+      equal += token == wanted;
+    }
+    return equal;
+  });
+}
+
 int64_t value_at(const TokenArray& source, uint32_t index) {
   return with_integer(source.type, [&](auto value) {
     std::memcpy(&value, address_of(source, index), sizeof(value));

@@ -23,6 +23,9 @@ struct LabelCounts {
 template <typename Integer>
 LabelCounts widen_labels(const TokenArray& source, uint32_t begin, uint32_t count, Integer* labels);
 
+/// How many of `count` values from `begin` on equal `value`.
+uint32_t count_equal(const TokenArray& source, uint32_t begin, uint32_t count, int64_t value);
+
 /// Value `index` of an array; of uint64 its bits.
 int64_t value_at(const TokenArray& source, uint32_t index);
 

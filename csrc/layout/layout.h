@@ -11,6 +11,7 @@
 #include "layout/rows.h"
 #include "order/cursor.h"
 #include "order/order.h"
+#include "order/sample_list.h"
 
 namespace stoker {
 
@@ -45,6 +46,7 @@ struct LayoutSpec {
   uint32_t pad_to_multiple = 1;  // kBestFit: tokens that a part of a sample takes are rounded up to it
   uint32_t max_samples_per_row = 0;           // kBestFit: 0: any number
   std::optional<uint32_t> max_leftover_bins;  // kFoundry
+  uint32_t num_packers = 1;                   // kFoundry, of listed samples: batches go to them in turn
 };
 
 /// Where a lane of `pack` stands, so that it need not be walked from its first sample.
@@ -85,8 +87,8 @@ class Layout {
   virtual std::shared_ptr<const LaneHints> hints(uint64_t row) = 0;
 };
 
-/// `order` and `lengths` must outlive the layout.
+/// `order` and `lengths` must outlive the layout. With a `list` the samples are those, and not the order's.
 std::unique_ptr<Layout> make_layout(const LayoutSpec& spec, const Order& order, SampleLengths& lengths,
-                                    const LayoutStart& start = {});
+                                    const LayoutStart& start = {}, std::shared_ptr<SampleList> list = nullptr);
 
 }  // namespace stoker

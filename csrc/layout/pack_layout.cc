@@ -44,15 +44,11 @@ void PackLayout::append_row(uint64_t row, Rows& out) {
   Lane& lane = lane_at_or_before(static_cast<uint32_t>(row % order_.lanes()), lane_row);
   while (lane.row < lane_row) step(lane, lane_row);
   if (lane.num_emitted == lane.rows.size()) open_window(lane);
-  for (const Unplaced& sample : std::exchange(lane.unplaced, {})) {
-    out.count_unit(sample.stream);
-    sample.dropped_tokens > 0 ? out.count_dropped(sample.stream, sample.dropped_tokens)
-                              : out.count_empty(sample.stream);
-  }
-  for (const Piece& piece : lane.rows[lane.num_emitted]) {
-    if (piece.segment.token_begin == 0) out.count_unit(piece.segment.stream);
-    if (piece.truncated > 0) out.count_truncated(piece.segment.stream, piece.truncated);
-    out.add(piece.segment);
+  for (const Unplaced& sample : std::exchange(lane.unplaced, {})) out.count_unplaced(sample);
+  for (const Part& part : lane.rows[lane.num_emitted]) {
+    if (part.segment.token_begin == 0) out.count_unit(part.segment.stream);
+    if (part.truncated > 0) out.count_truncated(part.segment.stream, part.truncated);
+    out.add(part.segment);
   }
   out.end_row();
   ++lane.num_emitted;
@@ -113,20 +109,20 @@ void PackLayout::start(Lane& lane, const LaneHint& hint) {
 }
 
 void PackLayout::restore_leftovers(Lane& lane, const LaneHint& hint) {
-  std::vector<Piece> pieces;
+  std::vector<Part> parts;
   std::vector<Unplaced> unplaced;
   for (const std::vector<uint64_t>& examples : hint.leftovers) {
     FoundryPacker::Bin bin{0, examples};
     for (const uint64_t position : examples) {
-      pieces.clear();
-      if (position < hint.window_begin) append_sample(lane.number, position, pieces, unplaced);
-      if (pieces.size() != 1 || !lane.leftovers.emplace(position, pieces.front()).second)
+      parts.clear();
+      if (position < hint.window_begin) append_sample(lane.number, position, parts, unplaced);
+      if (parts.size() != 1 || !lane.left.parts.emplace(position, parts.front()).second)
         throw damaged(lane.number, text("says that its sample ", position, " is left over from packing"));
-      bin.size += pieces.front().segment.size();
+      bin.size += parts.front().segment.size();
     }
     if (examples.empty() || bin.size > spec_.seq_len)
       throw damaged(lane.number, text("says that a row of ", bin.size, " tokens is left over from packing"));
-    lane.bins_after.push_back(std::move(bin));
+    lane.left.bins.push_back(std::move(bin));
   }
 }
 
@@ -157,14 +153,13 @@ void PackLayout::open_window(Lane& lane) {
   std::move(ends.begin(), ends.end(), std::back_inserter(changes_));
 }
 
-// What is kept of a sample: pieces of at most seq_len tokens, none of an empty or dropped one.
-void PackLayout::append_sample(uint32_t lane, uint64_t position, std::vector<Piece>& pieces,
+// What is kept of a sample: parts of at most seq_len tokens, none of an empty or dropped one.
+void PackLayout::append_sample(uint32_t lane, uint64_t position, std::vector<Part>& parts,
                                std::vector<Unplaced>& unplaced) {
   const Unit unit = cursor_.lane_unit({{lane, 0}, position});
   const auto [stream, shard, sample, length] = find_sample(order_, unit, lengths_, ranges_);
   const Overflow overflow = spec_.overflow[stream];
-  if (length > spec_.seq_len && overflow == Overflow::kError)
-    throw too_long(order_, {stream, shard, sample, length}, lengths_, spec_.seq_len);
+  check_length(spec_, order_, {stream, shard, sample, length}, lengths_);
   const bool is_dropped = length > spec_.seq_len && overflow == Overflow::kDrop;
   uint64_t& dropped = dropped_in_a_row_[stream];
   dropped = is_dropped ? dropped + 1 : 0;
@@ -178,27 +173,27 @@ void PackLayout::append_sample(uint32_t lane, uint64_t position, std::vector<Pie
   }
   const uint32_t kept = overflow == Overflow::kSplit ? length : std::min(length, spec_.seq_len);
   for (uint32_t begin = 0; begin < kept; begin += std::min(kept - begin, spec_.seq_len))
-    pieces.push_back({{stream, shard, sample, begin, begin + std::min(kept - begin, spec_.seq_len)}, length - kept});
+    parts.push_back({{stream, shard, sample, begin, begin + std::min(kept - begin, spec_.seq_len)}, length - kept});
 }
 
 void PackLayout::pack_best_fit(Lane& lane) {
-  std::vector<Piece> pieces;
+  std::vector<Part> parts;
   const uint64_t most_tokens = uint64_t{spec_.window_rows} * spec_.seq_len;
   uint64_t tokens = 0;
   for (; lane.window_end - lane.window_begin < spec_.pack_window && tokens < most_tokens; ++lane.window_end) {
-    const size_t before = pieces.size();
-    append_sample(lane.number, lane.window_end, pieces, lane.unplaced);
-    for (size_t i = before; i < pieces.size(); ++i) tokens += pieces[i].segment.size();
+    const size_t before = parts.size();
+    append_sample(lane.number, lane.window_end, parts, lane.unplaced);
+    for (size_t i = before; i < parts.size(); ++i) tokens += parts[i].segment.size();
   }
 
   // Group by group; most specs have one.
   std::map<uint32_t, std::vector<uint32_t>> groups;
-  for (uint32_t i = 0; i < pieces.size(); ++i) groups[spec_.groups[pieces[i].segment.stream]].push_back(i);
-  BestFit::Result packed{std::vector<uint32_t>(pieces.size()), {}, 0};
+  for (uint32_t i = 0; i < parts.size(); ++i) groups[spec_.groups[parts[i].segment.stream]].push_back(i);
+  BestFit::Result packed{std::vector<uint32_t>(parts.size()), {}, 0};
   std::vector<uint32_t> sizes;
   for (const auto& [group, members] : groups) {
     sizes.clear();
-    for (const uint32_t i : members) sizes.push_back(round_up(pieces[i].segment.size(), spec_.pad_to_multiple));
+    for (const uint32_t i : members) sizes.push_back(round_up(parts[i].segment.size(), spec_.pad_to_multiple));
     const BestFit::Result of_group = best_fit_.pack(sizes);
     for (const uint32_t i : of_group.sorted) {
       packed.sorted.push_back(members[i]);
@@ -207,51 +202,39 @@ void PackLayout::pack_best_fit(Lane& lane) {
     packed.num_rows += of_group.num_rows;
   }
   const uint64_t rows_key = key(order_.spec().seed, "rows", uint64_t{lane.number}, lane.window_begin);
-  lane.rows = WindowRows(pieces, packed, permutation(rows_key, packed.num_rows));
+  lane.rows = WindowRows(parts, packed, permutation(rows_key, packed.num_rows));
 }
 
-PackLayout::WindowRows::WindowRows(std::span<const Piece> pieces, const BestFit::Result& packed,
+PackLayout::WindowRows::WindowRows(std::span<const Part> parts, const BestFit::Result& packed,
                                    std::vector<uint32_t> order)
-    : pieces_(pieces.size()), begins_(size_t{packed.num_rows} + 1), order_(std::move(order)) {
+    : parts_(parts.size()), begins_(size_t{packed.num_rows} + 1), order_(std::move(order)) {
   for (const uint32_t row : packed.row_of) ++begins_[row + 1];
   std::partial_sum(begins_.begin(), begins_.end(), begins_.begin());
   std::vector<uint32_t> next = begins_;
-  for (const uint32_t i : packed.sorted) pieces_[next[packed.row_of[i]]++] = pieces[i];
+  for (const uint32_t i : packed.sorted) parts_[next[packed.row_of[i]]++] = parts[i];
 }
 
-void PackLayout::WindowRows::add(std::span<const Piece> row) {
+void PackLayout::WindowRows::add(std::span<const Part> row) {
   order_.push_back(static_cast<uint32_t>(order_.size()));
-  pieces_.insert(pieces_.end(), row.begin(), row.end());
-  begins_.push_back(static_cast<uint32_t>(pieces_.size()));
+  parts_.insert(parts_.end(), row.begin(), row.end());
+  begins_.push_back(static_cast<uint32_t>(parts_.size()));
 }
 
 void PackLayout::pack_as_foundry(Lane& lane) {
-  lane.bins_before = std::exchange(lane.bins_after, {});
-  std::unordered_map<uint64_t, Piece> samples = std::exchange(lane.leftovers, {});
-  std::vector<FoundryPacker::Example> examples;
-  std::vector<Piece> kept;
+  lane.bins_before = lane.left.bins;
+  std::vector<uint64_t> positions;
+  NumberedParts parts;
+  std::vector<Part> kept;
   for (; lane.window_end - lane.window_begin < spec_.pack_window; ++lane.window_end) {
     kept.clear();
     append_sample(lane.number, lane.window_end, kept, lane.unplaced);
     if (kept.empty()) continue;
-    examples.push_back({lane.window_end, kept.front().segment.size()});
-    samples.emplace(lane.window_end, kept.front());
+    positions.push_back(lane.window_end);
+    parts.emplace(lane.window_end, kept.front());
   }
-  FoundryPacker packer(spec_.window_rows, spec_.seq_len, spec_.max_leftover_bins);
-  packer.set_leftovers(lane.bins_before);
-  for (const FoundryPacker::Bin& bin : packer.pack(std::move(examples))) {
-    kept.clear();
-    for (const uint64_t position : bin.examples) kept.push_back(samples.at(position));
-    lane.rows.add(kept);
-  }
-  for (const FoundryPacker::Bin& bin : packer.dropped())
-    for (const uint64_t position : bin.examples) {
-      const Piece& piece = samples.at(position);
-      lane.unplaced.push_back({piece.segment.stream, uint64_t{piece.segment.size()} + piece.truncated});
-    }
-  lane.bins_after = packer.leftovers();
-  for (const FoundryPacker::Bin& bin : lane.bins_after)
-    for (const uint64_t position : bin.examples) lane.leftovers.emplace(position, samples.at(position));
+  const auto [rows, dropped] = stoker::pack_as_foundry(spec_, positions, parts, lane.left);
+  for (const std::vector<Part>& row : rows) lane.rows.add(row);
+  for (const Part& part : dropped) lane.unplaced.push_back(left_out(part));
 }
 
 }  // namespace stoker

@@ -13,7 +13,9 @@
 
 #include "layout/best_fit.h"
 #include "layout/foundry_packer.h"
+#include "layout/foundry_rows.h"
 #include "layout/layout.h"
+#include "layout/sample_unit.h"
 
 namespace stoker {
 
@@ -29,33 +31,23 @@ class PackLayout final : public Layout {
   std::shared_ptr<const LaneHints> hints(uint64_t row) override;
 
  private:
-  /// A sample, or what is kept of it in one row.
-  struct Piece {
-    Segment segment;
-    uint32_t truncated;  // tokens cut off behind it
-  };
   /// Rows one behind the other, in the order in which they are emitted.
   class WindowRows {
    public:
     size_t size() const { return order_.size(); }
-    std::span<const Piece> operator[](size_t i) const {
-      return std::span(pieces_).subspan(begins_[order_[i]], begins_[order_[i] + 1] - begins_[order_[i]]);
+    std::span<const Part> operator[](size_t i) const {
+      return std::span(parts_).subspan(begins_[order_[i]], begins_[order_[i] + 1] - begins_[order_[i]]);
     }
-    void add(std::span<const Piece> row);
+    void add(std::span<const Part> row);
 
-    /// All rows at once: `row_of` each piece, rows holding them in the order of `sorted`, emitted in that of `order`.
-    WindowRows(std::span<const Piece> pieces, const BestFit::Result& packed, std::vector<uint32_t> order);
+    /// All rows at once: `row_of` each part, rows holding them in the order of `sorted`, emitted in that of `order`.
+    WindowRows(std::span<const Part> parts, const BestFit::Result& packed, std::vector<uint32_t> order);
     WindowRows() = default;
 
    private:
-    std::vector<Piece> pieces_;
-    std::vector<uint32_t> begins_{0};  // of each row among pieces_, and the end
+    std::vector<Part> parts_;
+    std::vector<uint32_t> begins_{0};  // of each row among parts_, and the end
     std::vector<uint32_t> order_;      // numbers of rows
-  };
-  /// A sample of which no row has anything.
-  struct Unplaced {
-    uint32_t stream;
-    uint64_t dropped_tokens;  // 0: it is empty
   };
   struct Lane {
     uint32_t number = 0;
@@ -66,10 +58,9 @@ class PackLayout final : public Layout {
     uint64_t num_emitted = 0;  // of rows
     std::vector<Unplaced> unplaced;
     std::vector<BlockChange> ends;  // blocks that were left while the window was drawn: its rows read them
-    // kFoundry: what was left over before the window and after it, and its samples.
+    // kFoundry: what was left over before the window and after it, of samples by their positions.
     std::vector<FoundryPacker::Bin> bins_before;
-    std::vector<FoundryPacker::Bin> bins_after;
-    std::unordered_map<uint64_t, Piece> leftovers;  // by position, of bins_after
+    FoundryLeftovers left;
   };
 
   Lane& lane_at_or_before(uint32_t number, uint64_t lane_row);
@@ -78,7 +69,7 @@ class PackLayout final : public Layout {
   void open_window(Lane& lane);
   void pack_best_fit(Lane& lane);
   void pack_as_foundry(Lane& lane);
-  void append_sample(uint32_t lane, uint64_t position, std::vector<Piece>& pieces, std::vector<Unplaced>& unplaced);
+  void append_sample(uint32_t lane, uint64_t position, std::vector<Part>& parts, std::vector<Unplaced>& unplaced);
   void restore_leftovers(Lane& lane, const LaneHint& hint);
 
   const LayoutSpec spec_;

@@ -43,6 +43,12 @@ struct StreamCounts {
   }
 };
 
+/// A sample of which no row has anything.
+struct Unplaced {
+  uint32_t stream;
+  uint64_t dropped_tokens;  // 0: it is empty
+};
+
 /// Rows one after the other. An empty row is all padding.
 class Rows {
  public:
@@ -62,6 +68,10 @@ class Rows {
     ++counts_[stream].dropped_samples;
   }
   void count_empty(uint32_t stream) { ++counts_[stream].empty_samples; }
+  void count_unplaced(const Unplaced& sample) {
+    count_unit(sample.stream);
+    sample.dropped_tokens > 0 ? count_dropped(sample.stream, sample.dropped_tokens) : count_empty(sample.stream);
+  }
   void count_loss(uint32_t stream, uint64_t tokens) { counts_[stream].loss_tokens += tokens; }
   void count_no_loss(uint32_t stream) { ++counts_[stream].no_loss_samples; }
   void end_row() { ends_.push_back(static_cast<uint32_t>(segments_.size())); }

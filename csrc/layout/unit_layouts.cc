@@ -11,13 +11,11 @@ void PadLayout::append_row(uint64_t row, Rows& out) {
   if (const std::optional<Unit> unit = cursor_.row(row)) {
     out.count_unit(unit->stream);
     const SampleUnit found = find_sample(order_, *unit, lengths_, ranges_);
-    const uint32_t kept = std::min(found.length, spec_.seq_len);
-    if (kept < found.length) {
-      if (spec_.overflow[unit->stream] == Overflow::kError) throw too_long(order_, found, lengths_, spec_.seq_len);
-      out.count_truncated(unit->stream, found.length - kept);
-    }
+    check_length(spec_, order_, found, lengths_);
+    const auto [segment, truncated] = truncate(found, spec_.seq_len);
+    if (truncated > 0) out.count_truncated(unit->stream, truncated);
     if (found.length == 0) out.count_empty(unit->stream);
-    out.add({unit->stream, found.shard, found.sample, 0, kept});  // an empty sample too: the row is that sample
+    out.add(segment);  // an empty sample too: the row is that sample
   }
   out.end_row();
 }

@@ -18,7 +18,8 @@ struct BlockChange {
   enum class Kind { kBegins, kEnds, kComing };
   uint32_t stream;
   Kind kind;
-  std::vector<ShardRange> ranges;  // in samples, or tokens for `concat`
+  // In samples, or tokens for `concat`. An empty one that begins: what was told of the shard before goes on.
+  std::vector<ShardRange> ranges;
 };
 
 /// Not thread-safe. One table of up to shuffle_block entries is kept for each (stream, span) in use, within

@@ -109,7 +109,24 @@ class Layout:
         pad_to_multiple: int,
         max_samples_per_row: int,
         max_leftover_bins: int | None,
+        num_packers: int,
     ) -> None: ...
+
+@final
+class SampleList:
+    """The samples of a rank, numbered over all shards of all streams, batch by batch, as somebody works them out.
+    `streams` are numbers among all streams and the samples of their shards; `most_ahead` chunks are kept at most."""
+
+    def __init__(self, streams: Sequence[tuple[int, npt.NDArray[np.uint64]]], most_ahead: int) -> None: ...
+    def push(
+        self, samples: npt.NDArray[np.uint64], batch_ends: npt.NDArray[np.uint32], first_packer: int, begins_anew: bool
+    ) -> bool:
+        """Whole batches that come next; waits until there is room for them. False once the list is closed."""
+
+    def fail(self, pickled: bytes) -> None:
+        """`pickled` is the exception that is raised instead of further batches."""
+
+    def close(self) -> None: ...
 
 @final
 class LaneHints:
@@ -150,6 +167,9 @@ class BatchFormat:
         pad_left: bool,
         documents: str,
         document_tokens: Sequence[int],
+        counts_padding: bool,
+        ignores_pad_id: bool,
+        needs_loss: bool,
         is_packed: bool,
         pad_to_multiple: int,
         vocab_size: int,
@@ -180,6 +200,14 @@ class BatchInfo:
 
     @property
     def end_row(self) -> int: ...
+    @property
+    def num_rows(self) -> int:
+        """Rows up to the last that holds samples."""
+
+    @property
+    def row_tokens(self) -> list[int]: ...
+    @property
+    def row_loss(self) -> list[int]: ...
     @property
     def max_seqlen(self) -> int: ...
     @property
@@ -255,6 +283,7 @@ class Engine:
         first_row: int,
         hints_row: int,
         hints: LaneHints | None,
+        list: SampleList | None,
         num_workers: int,
         buffers: Sequence[tuple[object, int]],
     ) -> None: ...

@@ -222,6 +222,7 @@ class TokenDataset:
             pad_to_multiple=options.pad_to_multiple,
             max_samples_per_row=options.max_samples_per_row or 0,
             max_leftover_bins=options.max_leftover_bins_to_keep,
+            num_packers=1,
         )
 
     def document_tokens(self) -> list[int]:

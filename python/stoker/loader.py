@@ -378,6 +378,7 @@ class DataLoader:
             first_row=self._place.row,
             hints_row=self._place.hints_row,
             hints=self._place.hints,
+            list=None,
             num_workers=options.num_workers,
             buffers=[take_buffer() for _ in range(self._in_flight)],
         )

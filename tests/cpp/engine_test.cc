@@ -89,7 +89,34 @@ class World {
   }
 
   std::unique_ptr<Planner> planner(uint64_t first_row = 0, RankSlice slice = {}) const {
-    return std::make_unique<Planner>(store, order, layout, slice, first_row);
+    return std::make_unique<Planner>(store, order, layout, slice, first_row, LayoutStart{}, list);
+  }
+
+  /// Makes `list` anew, and the layout one that takes it. Returns chunks for it that are always the same.
+  std::vector<SampleList::Chunk> list_samples(bool is_packed, size_t most_ahead) {
+    std::vector<SampleList::Stream> streams;
+    uint64_t num_samples = 0;
+    for (uint32_t s = 0; s < files.size(); ++s) {
+      streams.push_back({s, {}});
+      for (const ShardLengths& lengths : lengths_[s]) {
+        streams.back().shard_sizes.push_back(lengths.size());
+        num_samples += lengths.size();
+      }
+    }
+    list = std::make_shared<SampleList>(streams, most_ahead);
+    set_layout(is_packed ? LayoutKind::kPack : LayoutKind::kPad);
+    layout.packing = LayoutSpec::Packing::kFoundry;
+    layout.overflow.assign(files.size(), Overflow::kTruncate);
+    layout.window_rows = 6;
+    layout.num_packers = 2;
+    Rng rng(1);
+    std::vector<SampleList::Chunk> chunks(4);
+    for (SampleList::Chunk& chunk : chunks)
+      for (int batch = 0; batch < 3; ++batch) {
+        for (int i = 0; i < (is_packed ? 15 : 6); ++i) chunk.samples.push_back(rng.below(num_samples));
+        chunk.batch_ends.push_back(static_cast<uint32_t>(chunk.samples.size()));
+      }
+    return chunks;
   }
 
   Engine::Pointer engine(uint32_t workers, uint64_t first_row = 0, RankSlice slice = {}) const {
@@ -162,6 +189,7 @@ class World {
   uint32_t seq_len = 0;
   LayoutSpec layout;
   std::shared_ptr<const Order> order;
+  std::shared_ptr<SampleList> list;  // null: there is none
   std::shared_ptr<ShardStore> store;
 
  private:
@@ -707,6 +735,79 @@ TEST(Engine, ClosingEndsTheWaitForAShardAndTheTimeoutTellsWhichOne) {
     engine->close();
     EXPECT_THROW(engine->wait(kNow), ClosedError);
   }
+}
+
+// ---------------------------------------------------------------- listed samples
+TEST(Engine, BatchesAreTheSameWhereSamplesAreListedMeanwhile) {
+  Rng rng(key("listed"));
+  for (int trial = 0; trial < 10; ++trial) {
+    for (const bool is_packed : {false, true}) {
+      World world(kForms, rng);
+      for (const SampleList::Chunk& chunk : world.list_samples(is_packed, 4)) world.list->push(chunk);
+      const std::vector<Buffer> want = world.expected(12);
+      for (const uint32_t workers : {0U, 1U, 4U}) {
+        const std::vector<SampleList::Chunk> chunks = world.list_samples(is_packed, 1);
+        std::thread lister([&] {
+          for (const SampleList::Chunk& chunk : chunks) world.list->push(chunk);
+        });
+        ASSERT_EQ(world.take(*world.engine(workers), 12, 1 + rng.below(4)), want);
+        lister.join();
+        for (const ShardId id : world.store->held()) FAIL() << id.shard << " is held by nobody";
+      }
+    }
+  }
+}
+
+TEST(Engine, WhatTheListerFailsWithComesInItsPlaceAndStays) {
+  Rng rng(key("lister fails"));
+  World world(kForms, rng);
+  const std::vector<SampleList::Chunk> chunks = world.list_samples(false, 4);
+  world.list->push(chunks[0]);
+  world.list->fail(std::make_exception_ptr(SupplyError("no order")));
+  std::vector<Buffer> buffers(5, Buffer(world.format().size_bytes()));
+  const Engine::Pointer engine = world.engine(2);
+  for (Buffer& buffer : buffers) engine->submit(buffer.data());
+  for (int batch = 0; batch < 3; ++batch) {
+    ASSERT_TRUE(engine->wait(kLong));
+    EXPECT_EQ(engine->next().num_rows, 6U);
+  }
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(engine->wait(kLong));
+    EXPECT_THROW(engine->next(), SupplyError);
+  }
+}
+
+TEST(Engine, ClosingEndsTheWaitForTheOrder) {
+  Rng rng(key("waits for the order"));
+  for (const uint32_t workers : {0U, 2U}) {
+    World world(kForms, rng);
+    world.list_samples(true, 1);
+    Buffer buffer(world.format().size_bytes());
+    const Engine::Pointer engine = world.engine(workers);
+    engine->submit(buffer.data());
+    while (!world.list->is_awaited()) EXPECT_FALSE(engine->wait(std::chrono::milliseconds(1)));
+    EXPECT_NE(engine->waiting_for().find("the order of the epoch is being worked out"), std::string::npos);
+    EXPECT_FALSE(engine->wait(std::chrono::milliseconds(1)));
+    engine->close();
+    EXPECT_FALSE(world.list->push({{0}, {1}}));
+    EXPECT_GT(engine->progress().supply_s, 0);
+  }
+}
+
+TEST(Engine, ABatchTellsItsRows) {
+  Rng rng(key("rows told"));
+  World world({{}}, rng);
+  world.list_samples(false, 1);
+  world.list->push({{0, 0, 0}, {3}});
+  Buffer buffer(world.format().size_bytes());
+  const Engine::Pointer engine = world.engine(1);
+  engine->submit(buffer.data());
+  ASSERT_TRUE(engine->wait(kLong));
+  const BatchInfo info = engine->next();
+  const uint32_t tokens = std::min(world.seq_len, 50U);  // shard 0 begins with a sample of 50
+  EXPECT_EQ(info.num_rows, 3U);
+  EXPECT_EQ(info.row_tokens, (std::vector<uint32_t>{tokens, tokens, tokens, 0, 0, 0}));
+  EXPECT_EQ(info.row_loss, (std::vector<uint32_t>{tokens - 1, tokens - 1, tokens - 1, 0, 0, 0}));
 }
 
 TEST(Engine, WhatLiesUnderTheBlockAtHandIsWantedBeforeAnythingIsWaitedFor) {

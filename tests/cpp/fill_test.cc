@@ -147,6 +147,19 @@ TEST_F(FillTest, DocumentsEndAtEosAndBeginAtBos) {
   EXPECT_EQ(fill(batch)[4][0], (Row{0, 0, 0, 0, 0, 0, 0, -1}));
 }
 
+TEST_F(FillTest, DocumentTokensAreCountedOverPaddingToo) {
+  const BatchPlan batch = plan({{{0, 0, 2, 0, 6}}, {}});
+  format_.counts_padding = true;
+  format_.pad_id = code(2, 2);
+  format_.document_tokens = {code(2, 2), -1};
+  format_.documents = BatchFormat::Documents::kEos;
+  EXPECT_EQ(fill(batch)[4][0], (Row{0, 0, 0, 1, 1, 1, 1, 2}));
+  format_.documents = BatchFormat::Documents::kBos;
+  EXPECT_EQ(fill(batch)[4][0], (Row{0, 0, 1, 1, 1, 1, 2, 3}));
+  format_.pad_left = true;
+  EXPECT_EQ(fill(batch)[4][0], (Row{1, 2, 2, 2, 3, 3, 3, 3}));
+}
+
 TEST_F(FillTest, ATokenBeyondTheVocabularyIsAnErrorThatNamesItsSample) {
   const BatchPlan batch = plan({{{1, 0, 0, 0, 5}}});
   format_.vocab_size = 50000;
@@ -253,6 +266,47 @@ TEST_F(PackedFillTest, LabelsAreTheShardsButForTheFirstTokenOfAllButTheFirstSegm
   EXPECT_EQ(counts[0].no_loss_samples, 1U);
 }
 
+TEST_F(PackedFillTest, TokensLikeThePaddingAreNoLabelsOfTextWhereTheFormatSaysSo) {
+  const auto web = [](uint32_t i) { return int64_t{token_at("web", 0, 0, i)}; };
+  format_.ignores_pad_id = true;
+  format_.is_packed = false;
+  for (const IntegerType type : {IntegerType::kI64, IntegerType::kI32}) {
+    for (FieldFormat& field : format_.fields) field.type = type;
+    format_.pad_id = web(2);
+    BatchPlan batch = plan({{{1, 0, 0, 0, 5}, {0, 0, 2, 2, 6}}, {{1, 0, 0, 2, 4}}});
+    fill(batch);
+    EXPECT_EQ(row_of(Field::kLabels, 0), (Row{web(0), web(1), -100, web(3), web(4), chat(2, 2), chat(2, 3), chat(2, 4),
+                                              chat(2, 5), -100, -100, -100, -100, -100, -100, -100}));
+    EXPECT_EQ(row_of(Field::kLabels, 1),
+              (Row{-100, web(3), -100, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100, -100}));
+    EXPECT_EQ(row_of(Field::kAttentionMask, 0), (Row{1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0}));
+    EXPECT_EQ(batch.row_tokens, (std::vector<uint32_t>{9, 2}));
+    EXPECT_EQ(batch.row_loss, (std::vector<uint32_t>{7, 1}));
+  }
+  format_.fields[1].field = Field::kLossMask;
+  BatchPlan batch = plan({{{1, 0, 0, 0, 5}}});
+  fill(batch);
+  EXPECT_EQ(row_of(Field::kLossMask, 0), (Row{1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}));
+}
+
+TEST_F(PackedFillTest, ASampleMayHaveToHaveLossLeft) {
+  format_.needs_loss = true;
+  BatchPlan whole = plan({{{0, 0, 4, 0, 5}}});
+  EXPECT_NO_THROW(fill(whole));  // sample 4 has no label at all, and was not cut
+  BatchPlan right = plan({{{0, 0, 2, 0, 3}}});
+  EXPECT_NO_THROW(fill(right));  // its third label is left
+  BatchPlan cut = plan({{{0, 0, 2, 0, 2}}});
+  try {
+    fill(cut);
+    FAIL();
+  } catch (const ArgumentError& error) {
+    EXPECT_EQ(std::string(error.what())
+                  .find("Truncating to max_seq_len=16 has removed all loss-generating tokens. "
+                        "Pre-truncation sequence length was 6."),
+              0U);
+  }
+}
+
 TEST_F(PackedFillTest, CompactLabelsAreTheSame) {
   const auto make = [&] { return plan({{{0, 0, 2, 0, 6}, {1, 0, 0, 0, 5}}, {{0, 0, 4, 0, 5}}}); };
   BatchPlan batch = make();
@@ -327,6 +381,21 @@ void expect_labels(IntegerType type, const std::vector<Label>& values, uint64_t 
     EXPECT_EQ(value_at(source, i), labels[i]);
   }
   EXPECT_EQ(widen_labels<int64_t>(source, 0, source.size, nullptr).num_ignored, num_ignored);
+}
+
+TEST(CountEqual, CountsInEveryIntegerType) {
+  const std::vector<int8_t> values = {5, -1, 5, 127, -1, -1};
+  std::vector<std::byte> bytes(1 + values.size());
+  std::memcpy(bytes.data() + 1, values.data(), values.size());
+  const TokenArray signed_source{IntegerType::kI8, 6, bytes.data() + 1};
+  EXPECT_EQ(count_equal(signed_source, 0, 6, 5), 2U);
+  EXPECT_EQ(count_equal(signed_source, 1, 4, 5), 1U);
+  EXPECT_EQ(count_equal(signed_source, 0, 6, -1), 3U);
+  EXPECT_EQ(count_equal(signed_source, 0, 6, 255), 0U);
+  const TokenArray unsigned_source{IntegerType::kU8, 6, bytes.data() + 1};
+  EXPECT_EQ(count_equal(unsigned_source, 0, 6, 255), 3U);
+  EXPECT_EQ(count_equal(unsigned_source, 0, 6, -1), 0U);
+  EXPECT_EQ(count_equal(unsigned_source, 0, 6, 256 + 5), 0U);
 }
 
 TEST(WidenLabels, CopiesEveryIntegerTypeAndCountsWhatIsIgnored) {
