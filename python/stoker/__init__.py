@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from stoker.errors import CorruptShardError, LoaderClosedError, MissingShardError, StateMismatchError
 from stoker.loader import DataLoader, Segment
 from stoker.stream import Stream
+from stoker.streaming_order import StreamingSettings
 from stoker.writer import MDSWriter
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "Segment",
     "StateMismatchError",
     "Stream",
+    "StreamingSettings",
     "count_tokens",
     "fetch",
     "inspect",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import math
 import os
@@ -33,6 +34,9 @@ logger = logging.getLogger("stoker")
 
 _MAX_EPOCH_UNITS = 1 << 40  # positions of the order
 _MOST_BLOCKS_AHEAD = 1 << 16  # of which the order tells
+_STREAMING_BLOCK = 4_000_000  # samples that MosaicML Streaming shuffles together at most, if not told otherwise
+_CHUNK_SAMPLES = 1 << 14  # of a list: enough that nothing is done often, few enough to be listed at once
+_MOST_CHUNKS_AHEAD = 64  # of a list, 128 KiB each
 
 
 class Opened(NamedTuple):
@@ -46,7 +50,8 @@ class Opened(NamedTuple):
 class TokenDataset:
     """What a loader reads from: `loader.dataset`.
 
-    Streams are in the order of their names; that is the order of `stream_ids`, whatever the order of the list given.
+    Streams are in the order of their names; that is the order of `stream_ids`, whatever the order of the list given. In
+    MosaicML Streaming's order of samples they are in the order given, on which it depends.
 
     Attributes:
         streams: The streams.
@@ -82,9 +87,10 @@ class TokenDataset:
             if not isinstance(stream, Stream):
                 raise TypeError(f"{stream!r} is not a stream: give stoker.Stream(local=...) for each directory.")
         self._options = options
-        self.streams = tuple(sorted(streams, key=lambda s: str(s.name)))
+        by_name = sorted(streams, key=lambda s: str(s.name))
+        self.streams = tuple(by_name if options.streaming is None else streams)
         self.names = [str(s.name) for s in self.streams]
-        for one, other in zip(self.streams, self.streams[1:], strict=False):
+        for one, other in itertools.pairwise(by_name):
             if one.name == other.name:
                 raise ValueError(
                     f"two streams are named {one.name!r} ({one.directory} and {other.directory}): give one of them "
@@ -222,7 +228,7 @@ class TokenDataset:
             pad_to_multiple=options.pad_to_multiple,
             max_samples_per_row=options.max_samples_per_row or 0,
             max_leftover_bins=options.max_leftover_bins_to_keep,
-            num_packers=1,
+            num_packers=1 if options.streaming is None else options.streaming.num_packers,
         )
 
     def document_tokens(self) -> list[int]:
@@ -415,18 +421,38 @@ class TokenDataset:
         """Of so many bytes of a stream, those under the blocks in use of each lane that this rank plans. Pieces of a
         size are kept whole."""
         options = self._options
-        units = self._units(s)
-        if units <= options.shuffle_block:
+        units, block = self._units(s), self._block_units(s)
+        if units <= block:
             return stream_bytes
-        block_bytes = stream_bytes * options.shuffle_block // units + 2 * piece_bytes
+        block_bytes = stream_bytes * block // units + 2 * piece_bytes
         planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
         # The block at hand and the next one; and the one before, of which the rows of a window are emitted late.
         blocks = 2 if options.finite else 3
         return min(stream_bytes, blocks * planned * block_bytes)
 
+    def _block_units(self, s: int) -> int:
+        """Units of a stream that are read from together, in a lane."""
+        if self._options.streaming is None:
+            return self._options.shuffle_block
+        # A chunk may be from anywhere in what was shuffled together, in MosaicML Streaming's order of all streams.
+        block = self._options.streaming.shuffle_block_size or _STREAMING_BLOCK
+        return block if self._options.shuffle else self.chunk_samples * self._options.world_size
+
     def _units(self, s: int) -> int:
         """Units of a pass of a stream."""
         return max(1, int(self.sizes[s].sum()) // self._options.unit)
+
+    # ------------------------------------------------------------ listed samples
+    @property
+    def chunk_samples(self) -> int:
+        """Samples of a rank that are listed together: their shards are supplied together. Fewer where space is
+        limited."""
+        return _CHUNK_SAMPLES if self._options.cache_limit is None else _CHUNK_SAMPLES // 16
+
+    @property
+    def chunks_ahead(self) -> int:
+        """Chunks behind the next one whose shards are supplied already."""
+        return max(self._blocks_ahead(1))
 
     # ------------------------------------------------------------ copies of remote streams
     def _limit_caches(self) -> CacheLimit | None:
@@ -467,8 +493,9 @@ class TokenDataset:
             if options.predownload_bytes:
                 planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
                 shards = options.predownload_bytes // max(1, int(sizes.mean()) * planned * len(supplied))
-            shards_of_a_block = len(sizes) * options.shuffle_block / self._units(s)
-            ahead[s] = min(math.ceil(shards / shards_of_a_block), _MOST_BLOCKS_AHEAD)
+            block = options.shuffle_block if options.streaming is None else self.chunk_samples * options.world_size
+            most = _MOST_BLOCKS_AHEAD if options.streaming is None else _MOST_CHUNKS_AHEAD
+            ahead[s] = min(math.ceil(shards / (len(sizes) * block / self._units(s))), most)
         return ahead
 
 

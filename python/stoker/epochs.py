@@ -8,6 +8,24 @@ from typing import NamedTuple
 from stoker import _core
 
 
+class EpochBegin(NamedTuple):
+    """Where a run in MosaicML Streaming's order has begun with an epoch.
+
+    Attributes:
+        sample_in_epoch: Samples of the epoch that were delivered before, over all ranks.
+        num_canonical_nodes: Parts that the order is made of.
+        shuffle_seed: Of all that is drawn.
+        initial_physical_nodes: Nodes that the run began with at first; None: those at hand.
+        first_packer: Packs the first batch; the next one packs the next.
+    """
+
+    sample_in_epoch: int
+    num_canonical_nodes: int
+    shuffle_seed: int
+    initial_physical_nodes: int | None
+    first_packer: int
+
+
 class Place(NamedTuple):
     """Where a loader stands: behind the last batch received.
 
@@ -21,6 +39,7 @@ class Place(NamedTuple):
             state was loaded; an epoch that was left in the middle is over.
         hints: Where the lanes of `pack` stand before `hints_row`; None: they are walked from their beginning.
         hints_row: A global row, `row` or before it.
+        begin: What MosaicML Streaming's order needs to know besides.
     """
 
     lanes: int
@@ -30,6 +49,7 @@ class Place(NamedTuple):
     goes_on: bool = True
     hints: _core.LaneHints | None = None
     hints_row: int = 0
+    begin: EpochBegin | None = None
 
 
 @dataclass(frozen=True)

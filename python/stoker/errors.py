@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 
 class CorruptShardError(ValueError):
     """The bytes of a shard break their format, or the shard has changed under the loader.
@@ -44,3 +46,11 @@ class StateMismatchError(ValueError):
 
 class LoaderClosedError(RuntimeError):
     """The loader was closed, or its threads belong to another process."""
+
+
+def pickled(error: BaseException) -> bytes:
+    """An exception as it is raised again elsewhere; one that can't be pickled as a RuntimeError that says the same."""
+    try:
+        return pickle.dumps(error)
+    except Exception:  # noqa: BLE001  # whatever its own pickling raises
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))

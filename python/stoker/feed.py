@@ -30,6 +30,7 @@ def make_form(dataset: TokenDataset, options: Options, *, on_device: bool) -> Ba
             pad_id=options.pad_id,
             vocab_size=options.vocab_size,
         )
+    follows_foundry = options.field_rules == "foundry"
     core_format = _core.BatchFormat(
         fields=fields,
         num_rows=options.batch_size,
@@ -38,9 +39,9 @@ def make_form(dataset: TokenDataset, options: Options, *, on_device: bool) -> Ba
         pad_left=options.padding_side == "left",
         documents=options.documents,
         document_tokens=dataset.document_tokens(),
-        counts_padding=False,
-        ignores_pad_id=False,
-        needs_loss=False,
+        counts_padding=follows_foundry,
+        ignores_pad_id=follows_foundry,
+        needs_loss=follows_foundry,
         is_packed=options.layout == "pack",
         pad_to_multiple=options.pad_to_multiple,
         vocab_size=options.vocab_size or 0,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import gcd
 from typing import Any, NamedTuple
 
 from stoker import _core
@@ -16,18 +14,23 @@ from stoker.accelerator import check_device, open_accelerator
 from stoker.batches import BatchMemory, make_memory
 from stoker.dataset import TokenDataset
 from stoker.distributed import find_ranks
-from stoker.epochs import Epochs, Place
 from stoker.errors import CorruptShardError, LoaderClosedError
 from stoker.feed import DeviceFeed, Feed, HostFeed, make_form
 from stoker.handoff import Handoff
+from stoker.listed_order import ListedOrder
 from stoker.options import Options, check_index, default_cache_dir, name_fields, rows_of_a_rank
-from stoker.state import check_state, make_state, saved_lanes, specification
+from stoker.own_order import OwnOrder
+from stoker.run_order import RunOrder, Start
 from stoker.stats import Meter
 from stoker.stream import Stream
+from stoker.streaming_order import StreamingSettings
 from stoker.tokenization import Tokenization
 from stoker.units import parse_bytes, parse_count
 
 logger = logging.getLogger("stoker")
+
+
+_STREAMING_SEED = 9176  # the default there
 
 
 class Segment(NamedTuple):
@@ -82,9 +85,11 @@ class DataLoader:
         global_batch_size: int | None = None,
         layout: str = "concat",
         fields: Sequence[str] | Mapping[str, str] | str = ("input_ids", "labels"),
+        field_rules: str = "stoker",
         epoch_size: int | str | None = None,
         shuffle: bool = True,
-        seed: int = 0,
+        seed: int | None = None,
+        order: str | StreamingSettings = "stoker",
         shuffle_block: int = 16384,
         lanes: int | None = None,
         rank: int | None = None,
@@ -139,11 +144,18 @@ class DataLoader:
                 such a mapping: "huggingface" (input_ids, labels, position_ids, cu_seq_lens_q and _k, max_length_q and
                 _k), "flash" (the same with flash_attn_varlen_func's cu_seqlens_q and _k, max_seqlen_q and _k) or
                 "composer" (input_ids, labels, attention_mask, sequence_id).
+            field_rules: "foundry": as LLM Foundry has them in rows of text: labels are -100, too, where the token is
+                pad_id, and `sequence_id` counts the ends (or beginnings) of documents before a token, over padding, too
+                (see `documents`). And a sample with labels of which overflow leaves no loss token is an error.
             epoch_size: Units an epoch (rows for `concat`, samples for `pad` and `pack`, or tokens: see `weights_in`),
                 such as 100_000 or "100k". Default: what the streams hold, as their weights say. An epoch of `pack` is
                 as many rows as its tokens fill without padding.
             shuffle: False: every stream in file order, the streams still mixed by weight.
-            seed: Of all that is drawn. 0 to 2^64 - 1.
+            seed: Of all that is drawn. 0 to 2^64 - 1. Default: 0; in MosaicML Streaming's order 9176, as there.
+            order: Of the samples: "stoker", or "streaming": MosaicML Streaming's, bit for bit, from all of its settings
+                that are given as StreamingSettings. It has layouts "pad" and, with packing="foundry", "pack", needs
+                4 bytes a sample and some seconds for 10^8 samples, ahead of the epoch, and goes by the order of the
+                streams given. With drop_last=True the samples that do not fill a batch of a rank are left out.
             shuffle_block: Units that are shuffled together. Larger mixes documents that lie farther apart, and makes
                 more shards the working set: a block of concat rows is shuffle_block * seq_len tokens.
             lanes: Parts that the order is made of; each rank reads the shards of its own lanes. Default: the world size
@@ -221,14 +233,21 @@ class DataLoader:
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         ranks = find_ranks(rank, world_size, replication=replication, device_mesh=device_mesh, mesh_dims=mesh_dims)
         self._names = name_fields(fields)
+        if isinstance(order, str) and order not in ("stoker", "streaming"):
+            raise ValueError(f"order is {order!r}: it must be 'stoker', 'streaming' or StreamingSettings.")
+        streaming = order if isinstance(order, StreamingSettings) else None
+        if order == "streaming":
+            streaming = StreamingSettings()
         options = Options(
             seq_len=seq_len,
             batch_size=rows_of_a_rank(batch_size, global_batch_size, ranks.world_size),
             layout=layout,
+            streaming=streaming,
+            field_rules=field_rules,
             fields=tuple(dict.fromkeys(field for field in self._names.values() if field != "max_seqlen")),
             epoch_size=None if epoch_size is None else parse_count(epoch_size),
             shuffle=shuffle,
-            seed=seed,
+            seed=(0 if streaming is None else _STREAMING_SEED) if seed is None else seed,
             shuffle_block=shuffle_block,
             lanes=ranks.world_size if lanes is None else lanes,
             rank=ranks.rank,
@@ -276,13 +295,17 @@ class DataLoader:
             raise ValueError(f"pad_id is {options.pad_id}: with a device it must fit 32 bits, as all ids do.")
         self._process = os.getpid()
         self._options = options
-        self._epochs = Epochs(len(self.dataset), options.global_batch, options.drop_last)
         self._layout = self.dataset.layout()
+        self._order: RunOrder
+        if streaming is None:
+            keeps_lanes = lanes is not None or options.packing == "foundry"
+            self._order = OwnOrder(self.dataset, options, self._layout, keeps_lanes=keeps_lanes)
+        else:
+            self._order = ListedOrder(self.dataset, options, streaming, replication=replication)
         self._form = make_form(self.dataset, options, on_device=self._device is not None)
         self._fields = (*options.row_fields, *(["cu_seqlens"] if options.cu_seqlens_entries else []))
         self._is_renamed = any(name != field for name, field in self._names.items())
-        self._lanes_given = lanes is not None
-        self._place = Place(options.lanes)
+        self._place = self._order.first()
         self._iteration = 0  # the one that is alive
         self._last: tuple[int, _core.BatchInfo] | None = None  # epoch and counts of the last batch received
         self._meter = Meter(len(self.dataset.counts))
@@ -304,13 +327,13 @@ class DataLoader:
         """
         self._check_open()
         self._iteration += 1  # first, so that no exception leaves an older iterator at a place that is not its own
-        self._place = self._epochs.start(self._place)
-        return _EpochIterator(self, self._iteration, self._epochs.end(self._place))
+        self._place = self._order.start(self._place)
+        return _EpochIterator(self, self._iteration)
 
     def __len__(self) -> int:
         """Batches of the epoch that is being iterated, or else of the one that `iter` will give. Of an epoch in which
         the global batch has changed: since then."""
-        return self._epochs.num_batches(self._place)
+        return self._order.num_batches(self._place)
 
     def _take(self) -> tuple[dict[str, Any], _core.BatchInfo]:
         """The batch at the place where the loader stands. Changes nothing but the engine, which is started anew where
@@ -347,7 +370,7 @@ class DataLoader:
                     dtype=self._options.dtype,
                     is_static=self._options.static_buffers,
                 )
-            engine = self._start_engine(self._handoff.take)
+            engine, start = self._start_engine(self._handoff.take)
             self._feed = DeviceFeed(engine, self._handoff, global_batch=self._options.global_batch)
         else:
             self._memory = self._memory or make_memory(
@@ -355,50 +378,38 @@ class DataLoader:
                 max_kept=self._in_flight + 2,  # one that the trainer works on, one that it has just let go
                 pin_memory=self._options.pin_memory,
             )
-            self._feed = HostFeed(self._start_engine(self._memory.take), self._memory)
-        self._finalizer = weakref.finalize(self, self._feed.engine.close)
+            engine, start = self._start_engine(self._memory.take)
+            self._feed = HostFeed(engine, self._memory)
+        self._finalizer = weakref.finalize(self, _end_run, engine, start)
         return self._feed
 
     @property
     def _in_flight(self) -> int:
         return self._options.prefetch_factor if self._options.num_workers > 0 else 1
 
-    def _start_engine(self, take_buffer: Callable[[], tuple[Any, int]]) -> _core.Engine:
+    def _start_engine(self, take_buffer: Callable[[], tuple[Any, int]]) -> tuple[_core.Engine, Start]:
         options = self._options
-        opened = self.dataset.opened(self._place.lanes)
-        self._warn_of_lanes_without_hints()
-        self.dataset.start(opened)
-        return _core.Engine(
-            store=opened.store,
-            order=opened.order,
-            layout=self._layout,
-            format=self._form.format,
-            rank=options.rank,
-            world_size=options.world_size,
-            first_row=self._place.row,
-            hints_row=self._place.hints_row,
-            hints=self._place.hints,
-            list=None,
-            num_workers=options.num_workers,
-            buffers=[take_buffer() for _ in range(self._in_flight)],
-        )
-
-    def _warn_of_lanes_without_hints(self) -> None:
-        """They are walked from their first sample, which takes a while on a large run."""
-        place, options = self._place, self._options
-        if options.finite:
-            return
-        lanes = place.lanes if options.shuffle else 1
-        apart = gcd(lanes, options.world_size)
-        walked = set(range(options.rank % apart, min(lanes, place.row), apart))  # that have delivered rows
-        if place.hints is not None:
-            walked -= {lane for lane, *_ in place.hints.list()}
-        if walked:
-            logger.warning(
-                "there are no hints of %d of the %d lanes that rank %d plans (lane %d, for one): the lengths of all "
-                "samples that they have delivered are read again. The `hints` of all ranks' states together have them.",
-                *(len(walked), len(range(options.rank % apart, lanes, apart)), options.rank, min(walked)),
+        start = self._order.open(self._place)
+        try:
+            self.dataset.start(start.opened)
+            engine = _core.Engine(
+                store=start.opened.store,
+                order=start.opened.order,
+                layout=self._layout,
+                format=self._form.format,
+                rank=options.rank,
+                world_size=options.world_size,
+                first_row=self._place.row,
+                hints_row=start.hints_row,
+                hints=start.hints,
+                list=None if start.listing is None else start.listing.samples,
+                num_workers=options.num_workers,
+                buffers=[take_buffer() for _ in range(self._in_flight)],
             )
+        except BaseException:
+            start.close()
+            raise
+        return engine, start
 
     @property
     def _received(self) -> _core.BatchInfo | None:
@@ -406,9 +417,8 @@ class DataLoader:
 
     def _stop_feed(self) -> None:
         if (feed := self._feed) is not None:
-            feed.engine.close()  # before it is let go: no two engines work on one store
             if self._finalizer is not None:
-                self._finalizer.detach()
+                self._finalizer()  # before it is let go: no two engines work on one store
             self._feed = None
             self._meter.add(feed.engine.progress(), feed.ahead(self._received))
 
@@ -416,16 +426,19 @@ class DataLoader:
     def state_dict(self) -> dict[str, Any]:
         """The place after the last batch received, JSON-able, a few hundred bytes a stream. Batches filled ahead are
         not part of it. The same on every rank, but for the `hints` of `pack`: two numbers for each lane that the rank
-        plans, and the samples left over where packing is "foundry". The union of all ranks' `hints` serves any rank."""
-        return make_state(self._specification, self._place)
+        plans, and the samples left over where packing is "foundry". The union of all ranks' `hints` serves any rank. In
+        MosaicML Streaming's order it has the fields of that library's state, and for `pack` the `leftovers` of the
+        rank's packers, without which it does not go on; see `stoker.distributed.full_state`."""
+        return self._order.state(self._place)
 
     def load_state_dict(self, state: Mapping[str, Any], *, on_change: str = "error") -> None:
         """Goes on from a state at the next `iter`, on any rank and any world size.
 
         Args:
-            state: From `state_dict`, maybe through JSON.
+            state: From `state_dict`, maybe through JSON; in MosaicML Streaming's order also that library's own.
             on_change: "adapt": go on from the same row where the global batch (batch_size * world_size) has another
-                size.
+                size, and where other packers of LLM Foundry's work in MosaicML Streaming's order: what they had left
+                over is left out.
 
         Raises:
             StateMismatchError: The state is of other data, another specification or another version, or is damaged.
@@ -435,16 +448,11 @@ class DataLoader:
         self._check_open()
         if on_change not in ("error", "adapt"):
             raise ValueError(f"on_change is {on_change!r}: it must be 'error' or 'adapt'.")
-        keeps_lanes = self._lanes_given or self._options.packing == "foundry"
-        lanes = self._options.lanes if keeps_lanes else saved_lanes(state) or self._place.lanes
-        ours = {**self._specification, "lanes": lanes}
-        place = check_state(
-            state, ours, len(self.dataset), world_size=self._options.world_size, adapt=on_change == "adapt"
-        )
+        place = self._order.load(state, self._place, adapt=on_change == "adapt")
         self._iteration += 1
         self._stop_feed()
         self._last = None
-        self._place = self._epochs.start(place)
+        self._place = self._order.start(place)
 
     def set_epoch(self, epoch: int) -> None:
         """Makes the next `iter` give this epoch from its beginning, or, where `iter` would go on in it after a state
@@ -456,33 +464,25 @@ class DataLoader:
         epoch = check_index("epoch", epoch, 0, (1 << 40) // len(self.dataset))
         if not self._place.goes_on or epoch != self._place.epoch:
             self._iteration += 1
-            row, known = self._epochs.begin(epoch), self._place
-            hints = (known.hints, known.hints_row) if known.hints_row <= row else (None, 0)
-            self._place = Place(known.lanes, epoch, row, row, True, *hints)
-
-    @functools.cached_property
-    def _specification(self) -> dict[str, Any]:
-        return specification(self.dataset, self._options)
+            self._stop_feed()
+            self._place = self._order.at(self._place, epoch)
 
     # ------------------------------------------------------------ looking
     def order(self, batch: int) -> list[list[Segment]]:
         """The rows of global batch `batch` = 0, 1, 2, ..., batches counted from row 0: which tokens of which samples
-        each holds. An empty list is a row of padding. Row i is of rank i mod world_size. Reads the heads of shards;
+        each holds; in MosaicML Streaming's order those from where this run began with the epoch. An empty list is a row
+        of padding. Row i is of rank i mod world_size. Reads the heads of shards;
         where a shard has other columns of varying size, the lengths that stand in its body. `pack` reads those of all
         samples before, too.
 
         Raises:
-            ValueError: `batch` is not a whole number from 0 on, or a sample is too long and `overflow` is "error".
+            ValueError: `batch` is not a whole number from 0 on, a sample is too long and `overflow` is "error", or rows
+                are packed in MosaicML Streaming's order.
             CorruptShardError, OSError: A shard that the batch needs can't be opened.
         """
         batch = check_index("batch", batch, 0, (1 << 40) // self._options.global_batch)
-        first_row = batch * self._options.global_batch
-        opened = self.dataset.opened(self._place.lanes)
-        self.dataset.start(opened)
-        segments, ends = _core.plan_rows(opened.store, opened.order, self._layout, first_row)
-        names = self.dataset.names
-        flat = [Segment(names[s], *rest) for s, *rest in segments.tolist()]
-        return [flat[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+        rows = self._order.rows(self._place, batch)
+        return [[Segment(self.dataset.names[s], *rest) for s, *rest in row] for row in rows]
 
     @property
     def batch_info(self) -> dict[str, Any]:
@@ -616,10 +616,9 @@ class DataLoader:
 class _EpochIterator(Iterator[dict[str, Any]]):
     """The batches of one epoch of a loader."""
 
-    def __init__(self, loader: DataLoader, iteration: int, end_row: int) -> None:
+    def __init__(self, loader: DataLoader, iteration: int) -> None:
         self._loader = loader
         self._iteration = iteration
-        self._end_row = end_row
         self._is_over = False
 
     def __next__(self) -> dict[str, Any]:
@@ -647,13 +646,17 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise RuntimeError(
                 "this iterator has ended: iter(), set_epoch() or load_state_dict() of its loader was called since."
             )
-        if place.row >= self._end_row:
+        if place.row >= loader._order.end(place):
             self._is_over = True
-            loader._place = loader._epochs.next_epoch(place)
+            loader._place = loader._order.next_epoch(place)
             raise StopIteration
         batch, info = loader._take()
         # Last, and at once: an exception at any moment leaves the loader before this batch or behind it.
         loader._last = place.epoch, info
-        row = info.end_row
-        loader._place = Place(place.lanes, place.epoch, place.first_row, row, False, info.hints, row)
+        loader._place = loader._order.behind(place, info)
         return batch
+
+
+def _end_run(engine: _core.Engine, start: Start) -> None:
+    engine.close()
+    start.close()

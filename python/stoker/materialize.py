@@ -8,7 +8,6 @@ open file, so that nothing can happen to it on the way.
 from __future__ import annotations
 
 import logging
-import pickle
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Protocol
 
 from stoker import _core
 from stoker.cache import OpenedFile
-from stoker.errors import MissingShardError
+from stoker.errors import MissingShardError, pickled
 
 logger = logging.getLogger("stoker")
 
@@ -103,7 +102,7 @@ class Materializer:
             except MissingShardError as error:
                 self._fail(store, stream, shard, error)
             except BaseException as error:  # noqa: BLE001  # whatever it is, who waits for the shard gets it
-                store.set_failed(stream, shard, _pickled(error))
+                store.set_failed(stream, shard, pickled(error))
             else:
                 self._supplied.add(wanted)
                 store.set_ready(stream, shard, opened.path, opened.fd, opened.is_compressed)
@@ -111,16 +110,9 @@ class Materializer:
     def _fail(self, store: _core.ShardStore, stream: int, shard: int, error: MissingShardError) -> None:
         # What was there before is in rows that are planned: then going on without it is not possible any more.
         if not self._skips_missing[stream] or (stream, shard) in self._supplied:
-            store.set_failed(stream, shard, _pickled(error))
+            store.set_failed(stream, shard, pickled(error))
             return
         if all(missing.shard != shard for missing in self._missing[stream]):
             self._missing[stream].append(Missing(shard, str(error)))
             logger.warning("going on without a shard: %s", error)
         store.set_missing(stream, shard)
-
-
-def _pickled(error: BaseException) -> bytes:
-    try:
-        return pickle.dumps(error)
-    except Exception:  # noqa: BLE001  # whatever its own pickling raises
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))

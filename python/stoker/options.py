@@ -7,7 +7,10 @@ import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stoker.streaming_order import StreamingSettings
 
 FIELDS = ("input_ids", "labels", "attention_mask", "position_ids", "sequence_id", "stream_ids", "cu_seqlens")
 _PACKED_ROWS = {name: name for name in ("input_ids", "labels", "position_ids")}
@@ -24,6 +27,7 @@ PRESETS: dict[str, dict[str, str]] = {
 LAYOUTS = ("pad", "concat", "pack")
 OVERFLOWS = ("truncate", "split", "drop", "error")
 _MAX_WINDOW = 1 << 24  # samples
+_SHUFFLE_BLOCK = 16384  # units; the default
 _WINDOW_ROWS = 512  # of the order's contract, see tests/model/layout.py
 _MAX_ROW_TOKENS = (1 << 24) - 1  # so that 2^40 rows of tokens are counted in 64 bits
 
@@ -113,7 +117,9 @@ class Options:
     seq_len: int
     batch_size: int
     layout: str
+    streaming: StreamingSettings | None
     fields: tuple[str, ...]
+    field_rules: str
     epoch_size: int | None
     shuffle: bool
     seed: int
@@ -165,6 +171,7 @@ class Options:
         self._check_index("predownload_shards", 0, 1 << 31)
         self._check_name("layout", LAYOUTS)
         self._check_name("padding_side", ("right", "left"))
+        self._check_name("field_rules", ("stoker", "foundry"))
         for name, known in (("overflow", OVERFLOWS), ("weights_in", ("samples", "tokens"))):
             if getattr(self, name) is not None:
                 self._check_name(name, known)
@@ -186,8 +193,27 @@ class Options:
             )
         if self.layout == "concat" and self.weights_in == "samples":
             raise ValueError("weights_in='samples' does not go with layout 'concat', whose weights are about tokens.")
+        self._check_streaming()
         self._check_pack()
         self._check_cu_seqlens()
+
+    def _check_streaming(self) -> None:
+        if self.streaming is None:
+            return
+        if self.layout == "concat" or (self.layout == "pack" and self.packing != "foundry"):
+            rows = "layout 'concat'" if self.layout == "concat" else f"packing={self.packing!r}"
+            raise ValueError(
+                f"order='streaming' does not go with {rows}: it has layout 'pad', and 'pack' with packing='foundry'."
+            )
+        for name, default, instead in (
+            ("shuffle_block", _SHUFFLE_BLOCK, "shuffle_block_size"),
+            ("lanes", self.world_size, "num_canonical_nodes"),
+        ):
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is of stoker's own order: give "
+                    f"order=StreamingSettings({instead}=...)."
+                )
 
     def _check_pack(self) -> None:
         self._check_name("packing", ("best_fit", "foundry"))
@@ -211,7 +237,7 @@ class Options:
                 name = next(n for n, is_given in given.items() if is_given)
                 raise ValueError(f"{name}={getattr(self, name)!r} needs layout 'pack'; it is {self.layout!r}.")
             return
-        if not self.drop_last:
+        if not self.drop_last and self.streaming is None:
             raise ValueError(
                 "drop_last=False does not go with layout 'pack', whose rows have no end: evaluate with layout 'pad'."
             )
@@ -228,7 +254,7 @@ class Options:
         if int(self.batch_size * ratio) > _MAX_WINDOW:
             raise ValueError(f"packing_ratio is {ratio}: a raw batch may have {_MAX_WINDOW:,} samples at most.")
         lanes = self.lanes if self.shuffle else 1
-        if lanes != self.world_size:
+        if lanes != self.world_size and self.streaming is None:
             raise ValueError(
                 "packing='foundry' needs as many lanes as ranks, since its rows are those of a rank; there are "
                 f"{lanes}{'' if self.shuffle else ', as always with shuffle=False,'} and world_size is "
@@ -269,7 +295,7 @@ class Options:
     @property
     def finite(self) -> bool:
         """Whether an epoch is an exact number of units of each stream."""
-        return self.layout != "pack"
+        return self.layout != "pack" or self.streaming is not None
 
     @property
     def window(self) -> tuple[int, int]:

@@ -16,9 +16,11 @@ from stoker.epochs import Epochs, Place
 from stoker.errors import StateMismatchError
 from stoker.options import Options, check_index, divisors_in_words
 
-_MAX_POSITION = (1 << 40) - 1  # of rows, and of samples in a lane
+MAX_POSITION = (1 << 40) - 1  # of rows, and of samples in a lane
 STATE_VERSION = 1
 ORDER_VERSION = 1  # of tests/model/order.py
+_TO_ADAPT_PACKERS = '; pass on_change="adapt" to go on without what packers had left over'
+_OF_A_RANK = ("hints", "hints_row", "leftovers")  # what states of different ranks differ in
 
 
 def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
@@ -35,20 +37,25 @@ def specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
         "shuffle_block": options.shuffle_block,
         "drop_last": options.drop_last,
         "global_batch": options.global_batch,
-        "streams": {
-            name: {
-                "samples": _totals(index.samples),
-                "tokens": None if index.tokens is None else _totals(index.tokens),
-            }
-            for name, index in zip(dataset.names, dataset.indexes, strict=True)
-        },
+        "streams": stream_totals(dataset),
         # (first global row, units an epoch of each stream): one entry as long as a run's weights can't change.
         "weights": [[0, dict(zip(dataset.names, dataset.rates, strict=True))]],
-        **({} if options.finite else {"pack": _pack_specification(dataset, options)}),
+        **({} if options.finite else {"pack": pack_specification(dataset, options)}),
     }
 
 
-def _pack_specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
+def stream_totals(dataset: TokenDataset) -> dict[str, Any]:
+    """Samples and tokens of each stream, as `specification` has them."""
+    return {
+        name: {
+            "samples": _totals(index.samples),
+            "tokens": None if index.tokens is None else _totals(index.tokens),
+        }
+        for name, index in zip(dataset.names, dataset.indexes, strict=True)
+    }
+
+
+def pack_specification(dataset: TokenDataset, options: Options) -> dict[str, Any]:
     """What rows of `pack` depend on besides."""
     return {
         "overflow": dict(zip(dataset.names, dataset.overflows, strict=True)),
@@ -84,6 +91,18 @@ def make_state(spec: dict[str, Any], place: Place) -> dict[str, Any]:
     }
 
 
+def make_listed_state(spec: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    """The state of a loader in MosaicML Streaming's order: the fields of MosaicML Streaming's own state and what stoker
+    knows besides, of the kinds that `make_state` has.
+
+    Args:
+        spec: What the order depends on.
+        place: epoch, sample_in_epoch, num_canonical_nodes, shuffle_seed and initial_physical_nodes; of packed rows what
+            is left over, too.
+    """
+    return {"version": STATE_VERSION, "order_version": ORDER_VERSION, **place, "specification": json.dumps(spec)}
+
+
 def merge_states(states: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]:
     """One state of those of all processes, with the hints of all of them.
 
@@ -96,7 +115,7 @@ def merge_states(states: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]
     (first, merged), *others = sorted(states, key=lambda state: state[0])
     for rank, state in others:
         one, other = ({**s, **_specification_of(s)} for s in (merged, state))
-        apart = [n for n in one if one[n] != other.get(n) and n not in ("specification", "hints", "hints_row")]
+        apart = [n for n in one if one[n] != other.get(n) and n not in ("specification", *_OF_A_RANK)]
         if apart:
             shown = "; ".join(f"{name} {_apart(one[name], other.get(name))}" for name in apart)
             raise StateMismatchError(
@@ -105,8 +124,11 @@ def merge_states(states: Sequence[tuple[int, dict[str, Any]]]) -> dict[str, Any]
             )
     if "hints" in merged:
         newest = max(state["hints_row"] for _, state in states)
-        hints = {hint[0]: hint for _, s in states if s["hints_row"] == newest for hint in s["hints"]}
-        merged = {**merged, "hints": [hints[lane] for lane in sorted(hints)], "hints_row": newest}
+        of_lanes = {hint[0]: hint for _, s in states if s["hints_row"] == newest for hint in s["hints"]}
+        merged = {**merged, "hints": [of_lanes[lane] for lane in sorted(of_lanes)], "hints_row": newest}
+    if "leftovers" in merged:
+        of_packers = {bins[0]: bins for _, s in states for bins in s["leftovers"]}
+        merged = {**merged, "leftovers": [of_packers[packer] for packer in sorted(of_packers)]}
     return merged
 
 
@@ -131,10 +153,18 @@ def _hints_from_json(hints: Any, lanes: int) -> _core.LaneHints:
     """Each is a lane, where its window begins, the rows delivered of it, and the bins left over before it."""
     out = []
     for lane, begin, rows, *bins in hints:
-        numbers = check_index("lane", lane, 0, lanes - 1), check_index("begin", begin, 0, _MAX_POSITION)
-        left = [[check_index("position", p, 0, _MAX_POSITION) for p in bin_] for bin_ in bins]
-        out.append((*numbers, check_index("rows", rows, 0, _MAX_POSITION), left))
+        numbers = check_index("lane", lane, 0, lanes - 1), check_index("begin", begin, 0, MAX_POSITION)
+        out.append((*numbers, check_index("rows", rows, 0, MAX_POSITION), bins_from_json(bins)))
     return _core.LaneHints(out)
+
+
+def bins_from_json(bins: Any) -> list[list[int]]:
+    """What is left over of packing: lists of samples, by place in a lane or by number.
+
+    Raises:
+        TypeError, ValueError: It is something else.
+    """
+    return [[check_index("sample", sample, 0, MAX_POSITION) for sample in bin_] for bin_ in bins]
 
 
 def saved_lanes(state: Mapping[str, Any]) -> int | None:
@@ -160,32 +190,10 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, w
         StateMismatchError: The state is of another version or damaged, or what was delivered under it is not what this
             loader would have delivered; the message names each difference with both values.
     """
-    if not isinstance(state, Mapping):
-        raise StateMismatchError(f"{state!r} is not a state: give what state_dict() returned.")
-    versions = (state.get("version"), state.get("order_version"))
-    if versions != (STATE_VERSION, ORDER_VERSION):
-        raise StateMismatchError(
-            f"the state is of version {versions[0]} and order version {versions[1]}; this stoker reads "
-            f"{STATE_VERSION} and {ORDER_VERSION}. Resume with the version that saved it."
-        )
-    theirs = _specification_of(state)
-    if not theirs:
-        raise StateMismatchError("the state is damaged: it has no specification. Load another checkpoint.")
-    ours = json.loads(json.dumps(ours))  # as numbers and keys come out of it
-    differences = [
-        _difference(name, theirs.get(name), ours[name], world_size)
-        for name in ours
-        if not _same(name, theirs, ours, adapt)
-    ]
-    if differences:
-        raise StateMismatchError(
-            "the state was saved by another loader: "
-            + "; ".join(differences)
-            + ". Give this loader what that one had, or start anew without the state."
-        )
+    theirs = check_specification(state, ours, world_size=world_size, adapt=adapt)
     try:
         epoch, first_row, row = (
-            check_index(n, state.get(n), 0, _MAX_POSITION) for n in ("epoch", "epoch_begin", "rows")
+            check_index(n, state.get(n), 0, MAX_POSITION) for n in ("epoch", "epoch_begin", "rows")
         )
         place = Place(ours["lanes"], epoch, first_row, row)
         if state.get("hints"):
@@ -203,9 +211,54 @@ def check_state(state: Mapping[str, Any], ours: dict[str, Any], units: int, *, w
     return place if theirs["global_batch"] == ours["global_batch"] else place._replace(first_row=row)
 
 
+def check_specification(
+    state: Mapping[str, Any], ours: dict[str, Any], *, world_size: int, adapt: bool
+) -> dict[str, Any]:
+    """Checks that a state is of a loader like this one; see `check_state`.
+
+    Returns:
+        The specification of the loader that it is of.
+
+    Raises:
+        StateMismatchError: It is not.
+    """
+    if not isinstance(state, Mapping):
+        raise StateMismatchError(f"{state!r} is not a state: give what state_dict() returned.")
+    versions = (state.get("version"), state.get("order_version"))
+    if versions != (STATE_VERSION, ORDER_VERSION):
+        raise StateMismatchError(
+            f"the state is of version {versions[0]} and order version {versions[1]}; this stoker reads "
+            f"{STATE_VERSION} and {ORDER_VERSION}. Resume with the version that saved it."
+        )
+    theirs = _specification_of(state)
+    if not theirs:
+        raise StateMismatchError("the state is damaged: it has no specification. Load another checkpoint.")
+    orders = [spec.get("order", "stoker") for spec in (theirs, ours)]
+    if orders[0] != orders[1]:
+        raise StateMismatchError(
+            f"the state is of a run in the order of {orders[0]!r}, and this loader's is that of {orders[1]!r}: give it "
+            f"order={orders[0]!r}, or start anew without the state."
+        )
+    ours = json.loads(json.dumps(ours))  # as numbers and keys come out of it
+    differences = [
+        _difference(name, theirs.get(name), ours[name], world_size)
+        for name in ours
+        if not _same(name, theirs, ours, adapt)
+    ]
+    if differences:
+        raise StateMismatchError(
+            "the state was saved by another loader: "
+            + "; ".join(differences)
+            + ". Give this loader what that one had, or start anew without the state."
+        )
+    return theirs
+
+
 def _same(name: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], adapt: bool) -> bool:
     if name == "global_batch" and adapt and ours["drop_last"]:
         return type(theirs.get(name)) is int and theirs[name] > 0
+    if name == "packers" and adapt:
+        return True
     if name == "streams" and isinstance(theirs.get(name), Mapping) and set(theirs[name]) == set(ours[name]):
         return all(not _stream_difference(theirs[name][s], ours[name][s]) for s in ours[name])
     return bool(theirs.get(name) == ours[name])
@@ -231,9 +284,10 @@ def _difference(name: str, theirs: Any, ours: Any, world_size: int) -> str:
             elif what := _stream_difference(theirs[stream], ours[stream]):
                 lines.append(f"stream {stream!r} had {what}")
         return ", ".join(lines)
-    if name == "pack" and isinstance(theirs, Mapping):
+    if name in ("pack", "settings", "packers") and isinstance(theirs, Mapping):
         changed = [n for n in ours if theirs.get(n) != ours[n]]
-        return ", ".join(f"{n} was {theirs.get(n)!r} and is {ours[n]!r}" for n in changed)
+        shown = ", ".join(f"{n} was {theirs.get(n)!r} and is {ours[n]!r}" for n in changed)
+        return shown + _TO_ADAPT_PACKERS * (name == "packers")
     if name == "weights":
         return f"units an epoch were {theirs and theirs[-1][-1]} and are {ours[-1][-1]}"
     return f"{name} was {theirs!r} and is {ours!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from stoker.streaming_order.epoch import EpochOrder, RankOrder
 from stoker.streaming_order.order import Places, StreamingOrder
+from stoker.streaming_order.settings import StreamingSettings
 from stoker.streaming_order.world import World
 
-__all__ = ["EpochOrder", "Places", "RankOrder", "StreamingOrder", "World"]
+__all__ = ["EpochOrder", "Places", "RankOrder", "StreamingOrder", "StreamingSettings", "World"]

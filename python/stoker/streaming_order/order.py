@@ -198,16 +198,24 @@ class StreamingOrder:
                 "training from the wrong sample.",
                 stacklevel=2,
             )
-        canonical_nodes = self.num_canonical_nodes
-        if canonical_nodes is None:
-            canonical_nodes = world.nodes * (64 if self.shuffle_algo in ("py1s", "py2s") else 1)
-        block = self.shuffle_block_size
-        if block is None:
-            block = max(_BLOCKS // canonical_nodes, _MIN_BLOCK)
+        canonical_nodes = self.canonical_nodes(world)
+        block = self.block_size(world)
         grid = Grid(world.nodes, world.ranks_per_node, self._rank_batch)
         at = _Epoch(epoch, sample_in_epoch, grid, canonical_nodes, block, initial_physical_nodes)
         batches = self._random(at) if self.batching_method == "random" else self._by_stream(at)
         return EpochOrder(epoch, sample_in_epoch, world, canonical_nodes, block, batches, self._rank_batch)
+
+    def canonical_nodes(self, world: World) -> int:
+        """`num_canonical_nodes`, the default resolved."""
+        if self.num_canonical_nodes is not None:
+            return self.num_canonical_nodes
+        return world.nodes * (64 if self.shuffle_algo in ("py1s", "py2s") else 1)
+
+    def block_size(self, world: World) -> int:
+        """`shuffle_block_size`, the default resolved."""
+        if self.shuffle_block_size is not None:
+            return self.shuffle_block_size
+        return max(_BLOCKS // self.canonical_nodes(world), _MIN_BLOCK)
 
     def _random(self, at: _Epoch) -> Batches:
         partition, dealt = deal(
