@@ -251,7 +251,7 @@ class ListedOrder:
             elif theirs["packers"] != self._specification["packers"]:
                 logger.warning("the packers are others than those of the state: what they had left over is left out.")
             elif is_begun:
-                hints = self._hints(leftovers)
+                hints = self._hints(leftovers, adapt=adapt)
         begin = EpochBegin(sample_in_epoch, nodes, seed, initial, next_packer if hints else 0)
         return Place(1, epoch, hints=hints, begin=begin)
 
@@ -263,16 +263,20 @@ class ListedOrder:
                 "start of an epoch."
             )
 
-    def _hints(self, leftovers: list[tuple[int, list[list[int]]]]) -> _core.LaneHints:
+    def _hints(self, leftovers: list[tuple[int, list[list[int]]]], *, adapt: bool) -> _core.LaneHints | None:
         """What this rank's packers had left over."""
         packers, rank = self._settings.num_packers, self._options.rank
         mine = [(lane % packers, 0, 0, bins) for lane, bins in leftovers if lane // packers == rank]
-        if len(mine) != packers:
+        if len(mine) == packers:
+            return _core.LaneHints(mine)
+        told = f"the state does not tell what the {packers} packers of rank {rank} had left over"
+        if not adapt:
             raise StateMismatchError(
-                f"the state does not tell what the {packers} packers of rank {rank} had left over: save what "
-                "stoker.distributed.full_state(loader) gives, which has it of all ranks, or each rank's own state."
+                f"{told}: save what stoker.distributed.full_state(loader) gives, which has it of all ranks, or each "
+                "rank's own state."
             )
-        return _core.LaneHints(mine)
+        logger.warning("%s: it is left out.", told)
+        return None
 
     def rows(self, place: Place, batch: int) -> list[list[tuple[int, int, int, int, int]]]:
         if self._options.layout == "pack":

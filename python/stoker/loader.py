@@ -488,7 +488,8 @@ class DataLoader:
     def batch_info(self) -> dict[str, Any]:
         """Of the last batch received, this rank's rows: `epoch`, `rows` (the global rows [begin, end) of the step),
         `tokens` and `loss_tokens` of each stream (labels that a model which shifts predicts: not those of rows' first
-        tokens), `padding_tokens`. Empty before the first batch."""
+        tokens), `padding_tokens`; `num_rows`, up to the last that is not all padding, and of each row `row_tokens` and
+        `row_loss_tokens`. Empty before the first batch."""
         if self._last is None:
             return {}
         epoch, info = self._last
@@ -500,6 +501,9 @@ class DataLoader:
             "tokens": by_stream,
             "loss_tokens": dict(zip(self.dataset.names, info.loss_tokens.tolist(), strict=True)),
             "padding_tokens": self._batch_tokens - int(tokens.sum()),
+            "num_rows": info.num_rows,
+            "row_tokens": info.row_tokens,
+            "row_loss_tokens": info.row_loss,
         }
 
     def stats(self) -> dict[str, Any]:
