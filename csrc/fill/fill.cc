@@ -288,6 +288,7 @@ class RowFiller {
 
   // sequence_id as LLM Foundry's ConcatenatedSequenceCollatorWrapper numbers it (llm-foundry 0.22, data/text_data.py).
   void count_document_tokens(const RowFields& fields, uint32_t stream) const {
+    if (format_.documents == BatchFormat::Documents::kSamples || format_.document_tokens[stream] < 0) return;
     const int64_t token = format_.document_tokens[stream];
     const bool counts_itself = format_.documents == BatchFormat::Documents::kBos;
     const FieldRow& sequence_id = fields[Field::kSequenceId];

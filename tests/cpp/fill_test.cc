@@ -158,6 +158,11 @@ TEST_F(FillTest, DocumentTokensAreCountedOverPaddingToo) {
   EXPECT_EQ(fill(batch)[4][0], (Row{0, 0, 1, 1, 1, 1, 2, 3}));
   format_.pad_left = true;
   EXPECT_EQ(fill(batch)[4][0], (Row{1, 2, 2, 2, 3, 3, 3, 3}));
+  format_.document_tokens = {-1, -1};  // documents are samples: there is nothing to count
+  EXPECT_EQ(fill(batch)[4][0], (Row{-1, -1, 0, 0, 0, 0, 0, 0}));
+  format_.documents = BatchFormat::Documents::kSamples;
+  format_.document_tokens = {};
+  EXPECT_EQ(fill(batch)[4][0], (Row{-1, -1, 0, 0, 0, 0, 0, 0}));
 }
 
 TEST_F(FillTest, ATokenBeyondTheVocabularyIsAnErrorThatNamesItsSample) {
