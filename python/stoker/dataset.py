@@ -150,6 +150,11 @@ class TokenDataset:
             )
         self._materializer.serve(opened.store)
 
+    @property
+    def is_raw(self) -> list[bool]:
+        """Of each stream, whether its shards are tokenized while the run goes on."""
+        return [raw is not None for raw in self._raw]
+
     def close(self) -> None:
         """Ends that. Idempotent; in a fork it does nothing."""
         if self._materializer is not None:
@@ -601,7 +606,8 @@ def _sizes(name: str, index: StreamIndex, options: Options) -> npt.NDArray[np.ui
             f"stream {name!r} is tokenized while the run goes on, and layout 'concat' must know the tokens of every "
             "shard before: prepare it with `stoker prepare`, or choose layout 'pack'."
         )
-    needs_tokens = not index.is_made and (options.layout != "pad" or options.weights_in == "tokens")
+    is_counted = options.layout == "pad" or (options.layout == "pack" and options.finite)
+    needs_tokens = not index.is_made and (not is_counted or options.weights_in == "tokens")
     if needs_tokens and index.tokens is None:
         raise ValueError(
             f"stream {name!r} does not tell how many tokens its shards hold, which layout {options.layout!r} "
