@@ -161,7 +161,10 @@ def main() -> None:
             answer = pickle.dumps((True, function(*arguments)))
         except Exception as error:  # noqa: BLE001  # it is the caller's
             answer = _pickle_error(error)
-        _send(answers, answer)
+        try:
+            _send(answers, answer)
+        except BrokenPipeError:  # who asked has been killed
+            os._exit(1)
 
 
 def _pickle_error(error: Exception) -> bytes:

@@ -370,21 +370,26 @@ def test_helpers_pass_results_and_errors_and_say_when_they_die() -> None:
     assert sleeping.cancelled() or isinstance(sleeping.exception(), HelperDiedError)
 
 
-def test_helpers_end_when_their_process_is_killed() -> None:
+def test_helpers_end_without_a_word_when_their_process_is_killed(tmp_path: Path) -> None:
+    """The one that waits, and the one that has an answer for nobody."""
+    os.mkfifo(tmp_path / "fifo")
     script = (
-        "import os, sys; from stoker.helpers import Helpers\n"
+        "import os, pathlib, sys; from stoker.helpers import Helpers\n"
         "helpers = Helpers(2)\n"
+        "helpers.submit(pathlib.Path(sys.argv[1]).read_bytes)\n"
         "print(helpers.submit(os.getpid).result(), flush=True); sys.stdin.read()"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None and parent.stdin is not None
-    helper = int(parent.stdout.readline())
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
-    while Path(f"/proc/{helper}").exists() and " Z " not in Path(f"/proc/{helper}/stat").read_text():
-        time.sleep(0.01)
-    parent.stdin.close()
-    parent.stdout.close()
+    command = [sys.executable, "-c", script, str(tmp_path / "fifo")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as parent:
+        assert parent.stdout is not None and parent.stderr is not None
+        helper = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+        while Path(f"/proc/{helper}").exists() and " Z " not in Path(f"/proc/{helper}/stat").read_text():
+            time.sleep(0.01)
+        (tmp_path / "fifo").write_bytes(b"")
+        assert parent.stderr.read() == ""  # which ends with the last helper
 
 
 def test_a_cache_that_is_removed_is_made_again(tokenizer: Path, tmp_path: Path) -> None:

@@ -626,3 +626,16 @@ def test_the_command_prepares_what_a_loader_mixes(
     with stoker.DataLoader(streams, seq_len=64, batch_size=2, layout="pack", vocab_size=400) as loader:
         assert loader.dataset.kinds == ["finetuning", "text"]
         assert all(n > 0 for n in map(sum, zip(*(loader.batch_info["tokens"].values() for _ in loader))))
+
+
+def test_a_command_that_is_interrupted_says_what_to_do(
+    tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from stoker.cli import main, preparing
+
+    def prepare(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(preparing, "prepare", prepare)
+    assert main(["prepare", "a.jsonl", "--out", str(tmp_path / "out"), "--tokenizer", str(tokenizer)]) == 130
+    assert capsys.readouterr().err == "stoker: prepare was interrupted: give the same command again.\n"

@@ -201,6 +201,21 @@ def test_what_is_no_tokenizer_is_told(name: str, error: type[Exception], message
         TextTokenizer(name if ":" in name else tmp_path / name)
 
 
+def test_a_hub_that_can_not_be_reached_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def download(name: str, file: str, *, local_files_only: bool) -> str:
+        asked.append(local_files_only)
+        raise LocalEntryNotFoundError("there is no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with pytest.raises(FileNotFoundError, match=r"'some/one' is neither .* from the Hugging Face hub: there is no net"):
+        TextTokenizer("some/one")
+    assert len(asked) > 1 and [local for local in asked if not local] == [False]
+
+
 def test_the_package_tokenizers_itself_agrees(tmp_path: Path) -> None:
     tokenizer: Any = TextTokenizer(write_byte_level(tmp_path))
     assert tokenizer.encode(TEXTS) == [ids_of(tmp_path, text) for text in TEXTS]

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name. Default: of this process.
 
     Returns:
-        The exit status: 0; or 1 after an error, or where `verify` has found one.
+        The exit status: 0; 1 after an error, or where `verify` has found one; 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="stoker", description="Feeds language-model training from MDS token shards.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -28,3 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"stoker: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"stoker: {arguments.command} was interrupted: give the same command again.", file=sys.stderr)
+        return 130

@@ -208,17 +208,19 @@ def _fetch(name: str) -> Path:
         FileNotFoundError: It can't be had.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
     found: Path | None = None
     reason: Exception | None = None
+    is_out_of_reach = False  # the hub: then what its cache has will do, and nothing else is waited for
     for file in ("tokenizer.json", "tokenizer.model", *_SETTINGS):
         if file == "tokenizer.model" and found is not None:
             continue
         try:
-            folder = Path(hf_hub_download(name, file)).parent
+            folder = Path(hf_hub_download(name, file, local_files_only=is_out_of_reach)).parent
         except EntryNotFoundError as error:
             reason = reason or error
+            is_out_of_reach = is_out_of_reach or isinstance(error, LocalEntryNotFoundError)
         except (HfHubHTTPError, OSError, ValueError) as error:
             reason = error
             break
