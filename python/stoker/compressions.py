@@ -17,10 +17,15 @@ def is_known(code: str) -> bool:
     return code in _DECOMPRESSORS
 
 
+def codes() -> list[str]:
+    """Their names, which files end in."""
+    return list(_DECOMPRESSORS)
+
+
 def compressions() -> list[str]:
     """All that may be given to `compress`: names alone, and with a level behind a colon."""
     levels = [(code, range(level.least, level.most + 1)) for code, level in _LEVELS.items()]
-    return [*_DECOMPRESSORS, *(f"{code}:{level}" for code, of_code in levels for level in of_code)]
+    return [*codes(), *(f"{code}:{level}" for code, of_code in levels for level in of_code)]
 
 
 def find_compression(compression: str) -> tuple[str, int]:

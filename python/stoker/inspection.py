@@ -19,6 +19,7 @@ from stoker.errors import CorruptShardError
 from stoker.hashes import get_hash
 from stoker.index import TokenizerIdentity, index_path, read_entries, read_index
 from stoker.options import check_index
+from stoker.remote import open_directory
 from stoker.schema import TOKEN_COLUMNS
 
 
@@ -97,11 +98,16 @@ def inspect(
 def _look_at_tokens(
     directory: str, entries: Sequence[Mapping[str, Any]], bytes_dtype: str, examples: int
 ) -> dict[str, Any]:
-    index = read_index(directory, bytes_dtype)
-    store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)
-    with_samples = [int(shard) for shard in np.flatnonzero(index.samples)]
-    lengths = np.concatenate([store.lengths(0, shard) for shard in with_samples])
-    places = [(shard, sample) for shard in with_samples[:examples] for sample in range(int(index.samples[shard]))]
+    of_shards: list[np.ndarray] = []
+    samples: list[dict[str, Any]] = []
+    with open_directory(directory, read_index(directory, bytes_dtype)) as (index, lent):
+        store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)
+        for shard in map(int, np.flatnonzero(index.samples)):
+            with lent(shard):
+                of_shards.append(store.lengths(0, shard))
+                first = range(min(int(index.samples[shard]), examples - len(samples)))
+                samples += [store.read_sample(0, shard, sample) for sample in first]
+    lengths = np.concatenate(of_shards)
     return {
         "tokens": int(lengths.sum(dtype=np.uint64)),
         "loss_tokens": None if index.loss_tokens is None else int(index.loss_tokens.sum()),
@@ -109,7 +115,7 @@ def _look_at_tokens(
         "tokenizer": index.tokenizer,
         "lengths": (int(lengths.min()), float(np.median(lengths)), float(lengths.mean()), int(lengths.max())),
         "histogram": _histogram(lengths),
-        "examples": [store.read_sample(0, shard, sample) for shard, sample in places[:examples]],
+        "examples": samples,
     }
 
 

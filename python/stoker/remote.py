@@ -1,17 +1,24 @@
-"""The remote streams of a loader: their local copies, and how much of them is kept."""
+"""Streams whose shards are not there as the core reads them, remote or compressed otherwise: their local copies."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 from stoker.cache import CacheOptions, ShardCache
 from stoker.downloads import Policy, Requests
+from stoker.index import StreamIndex
 from stoker.stores import open_store
 from stoker.stream import Stream
 
 _INDEXES_AT_ONCE = 32
+_EXPANDED_AT_ONCE = 4
 
 
 def open_cache(stream: Stream, requests: Requests) -> ShardCache:
@@ -44,6 +51,45 @@ def open_expansion(name: str, directory: str, cache_dir: str, requests: Requests
     """
     options = CacheOptions(keep_zip=False)
     return ShardCache(name, open_store(directory), cache_dir, options, requests)
+
+
+Lent = Callable[[int], contextlib.AbstractContextManager[None]]  # of a shard: it is there meanwhile
+
+
+@contextlib.contextmanager
+def open_directory(directory: str, index: StreamIndex) -> Iterator[tuple[StreamIndex, Lent]]:
+    """The shards of a local directory, to be looked at once. Those that the core can't read are expanded into another
+    directory, each of them while it is looked at.
+
+    Args:
+        directory: With index.json.
+        index: That one.
+
+    Returns:
+        The index of the shards that the core can read, and what keeps one of them there.
+    """
+    if not index.is_expanded:
+        yield index, lambda shard: contextlib.nullcontext()
+        return
+    requests = Requests(_EXPANDED_AT_ONCE)
+    try:
+        with tempfile.TemporaryDirectory(prefix="stoker-expand-") as copy:
+            cache = open_expansion(Path(directory).name, directory, copy, requests)
+            cache.fetch_index()
+            yield replace(index, directory=copy), functools.partial(lend, cache)
+    finally:
+        requests.close()
+
+
+@contextlib.contextmanager
+def lend(cache: ShardCache, shard: int) -> Iterator[None]:
+    """Keeps a shard in a copy for a while, and removes it."""
+    opened = cache.open_shard(shard)
+    os.close(opened.fd)
+    try:
+        yield
+    finally:
+        os.unlink(opened.path)
 
 
 def fetch_indexes(caches: Sequence[ShardCache]) -> None:

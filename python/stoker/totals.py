@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +17,7 @@ from stoker.dataset import stream_files
 from stoker.downloads import Policy, Requests, RetryingStore, Traffic
 from stoker.files import write_atomically
 from stoker.index import TOTALS_FILE, StreamIndex, Totals, read_index
-from stoker.remote import open_cache
+from stoker.remote import Lent, lend, open_cache, open_directory
 from stoker.stores import is_url, open_store
 from stoker.stream import Stream
 
@@ -54,8 +54,8 @@ def count_tokens(
     place = os.fspath(place)
     types = (bytes_dtype, labels_dtype)
     if not is_url(place):
-        index = read_index(place, *types, with_totals=False)
-        totals = _count(place, index, bytes_dtype, lambda shard: contextlib.nullcontext())
+        with open_directory(place, read_index(place, *types, with_totals=False)) as (index, lent):
+            totals = _count(index, bytes_dtype, lent)
         write_atomically(os.path.join(place if out is None else out, TOTALS_FILE), msgspec.json.encode(totals))
         return totals
     requests = Requests(_HEADS_AT_ONCE)
@@ -66,7 +66,7 @@ def count_tokens(
             cache.fetch_index()
             index = read_index(directory, *types, with_totals=False)
             store = RetryingStore(open_store(place, storage_options), requests, Policy(), Traffic())
-            totals = _count(directory, index, bytes_dtype, lambda shard: _fetched(shard, index, cache, store))
+            totals = _count(index, bytes_dtype, lambda shard: _fetched(shard, index, cache, store))
         content = msgspec.json.encode(totals)
         if out is None:
             store.write(TOTALS_FILE, content)
@@ -77,19 +77,14 @@ def count_tokens(
         requests.close()
 
 
-def _count(
-    directory: str,
-    index: StreamIndex,
-    bytes_dtype: str,
-    fetched: Callable[[int], contextlib.AbstractContextManager[None]],
-) -> Totals:
-    """Counts, with what is fetched of each shard meanwhile."""
-    store = _core.ShardStore([stream_files(directory, index, follow_links=True)], 0)
+def _count(index: StreamIndex, bytes_dtype: str, lent: Lent) -> Totals:
+    """Counts, with what is there of each shard meanwhile."""
+    store = _core.ShardStore([stream_files(index.directory, index, follow_links=True)], 0)
 
     def count(shard: int) -> tuple[int, int, int]:
         if not index.samples[shard]:
             return 0, 0, 0
-        with fetched(shard):
+        with lent(shard):
             return store.totals(0, shard)
 
     with ThreadPoolExecutor(_HEADS_AT_ONCE, "stoker-index") as threads:
@@ -107,18 +102,16 @@ def _count(
 def _fetched(shard: int, index: StreamIndex, cache: ShardCache, store: RetryingStore) -> Iterator[None]:
     """What counting reads of a remote shard, while it is counted: its head, in a file that is empty behind that."""
     schema = index.schemas[index.schema_indexes[shard]]
-    is_head_enough = schema.is_told_by_head and schema.kind == "text" and not index.zip_basenames[shard]
+    if not (schema.is_told_by_head and schema.kind == "text" and not index.zip_basenames[shard]):
+        with lend(cache, shard):
+            yield
+        return
     path = os.path.join(index.directory, index.raw_basenames[shard])
-    if is_head_enough:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        head = store.read(index.raw_basenames[shard], 0, 4 * (int(index.samples[shard]) + 2))
-        with open(path, "wb") as file:
-            file.write(head)
-            file.truncate(int(index.raw_bytes[shard]))
-    else:
-        opened = cache.open_shard(shard)
-        os.close(opened.fd)
-        path = opened.path
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    head = store.read(index.raw_basenames[shard], 0, 4 * (int(index.samples[shard]) + 2))
+    with open(path, "wb") as file:
+        file.write(head)
+        file.truncate(int(index.raw_bytes[shard]))
     try:
         yield
     finally:

@@ -43,6 +43,26 @@ def test_inspect_tells_what_a_directory_holds(
         stoker.inspect(tmp_path / "none")
 
 
+@pytest.mark.parametrize("compression", ["zstd:1", "gz:1", "bz2", None])
+def test_shards_of_every_compression_are_prepared_loaded_looked_at_and_counted(
+    compression: str | None, tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "tmp").mkdir()
+    source = write_lines(tmp_path / "a.jsonl", [{"text": text} for text in TEXTS * 3])
+    out = tmp_path / "out"
+    counts = stoker.prepare(source, out, tokenizer, processes=1, compression=compression)
+    samples = samples_of(out)
+    assert samples == [{"tokens": ids_of(tokenizer, text) + ids_of(tokenizer, END)} for text in TEXTS * 3]
+    found = stoker.inspect(out)
+    assert (found.compression, found.tokens, found.num_hashed) == (compression, counts.tokens, 1)
+    assert [sample["tokens"].tolist() for sample in found.examples] == [sample["tokens"] for sample in samples[:3]]
+    totals = stoker.count_tokens(out)
+    assert totals.tokens == [counts.tokens] and totals.longest_sample == [found.lengths and found.lengths[3]]
+    assert not list((tmp_path / "tmp").iterdir())
+
+
 def test_merge_joins_data_sets_by_their_indexes(
     tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,13 +67,14 @@ def test_overwriting_removes_what_the_index_lists_and_nothing_else(raw: Path, to
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("suffix", ["", ".zstd", ".gz"])
 def test_the_beginning_of_a_data_set_is_overwritten_with_shards_that_were_moved(
-    raw: Path, tokenizer: Path, tmp_path: Path
+    suffix: str, raw: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         stoker.prepare(raw, out, tokenizer, engine=first_only)
-    (out / "shard.00007.mds.zstd").write_bytes(b"moved")
+    (out / f"shard.00007.mds{suffix}").write_bytes(b"moved")
     stoker.prepare(raw, out, tokenizer, processes=1, eos_text="w9", overwrite=True)
     stoker.prepare(raw, tmp_path / "fresh", tokenizer, processes=1, eos_text="w9")
     assert contents(out) == contents(tmp_path / "fresh")

@@ -55,7 +55,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--no-wrap", action="store_true", help="drop what does not fit into such a row")
     parser.add_argument("--foundry-compatible", action="store_true", help="what LLM Foundry reads: int32, and turns")
-    parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL or none")
+    parser.add_argument("--compression", default="zstd", metavar="C", help="zstd, zstd:LEVEL, none, ...; see the docs")
     parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="default: %(default)s")
     parser.add_argument(
         "--mix",

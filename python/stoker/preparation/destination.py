@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from stoker.compressions import codes
 from stoker.files import legible_name, write_atomically
 from stoker.index import INDEX_FILE, TOTALS_FILE, read_entries
 from stoker.options import default_cache_dir
@@ -18,7 +19,7 @@ from stoker.stores import is_url
 from stoker.uploads import Uploader
 
 PLAN_FILE = "plan.json"  # in the scratch, whose it is
-_SHARD = re.compile(r"shard\.\d{5,}\.mds(\.zstd)?")
+_SHARD = re.compile(rf"shard\.\d{{5,}}\.mds(\.({'|'.join(codes())}))?")
 
 
 class Destination(Protocol):

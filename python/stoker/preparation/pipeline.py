@@ -103,7 +103,8 @@ def prepare(
         foundry_compatible: What LLM Foundry's scripts write and its loaders read: `tokens` in int32; of finetuning
             data `turns`, JSON of prompts and answers as token ids, which are put together when they are read. stoker
             reads those with a `tokenizer`.
-        compression: Of the shards: "zstd", "zstd:LEVEL" or None.
+        compression: Of the shards: "zstd", "zstd:LEVEL" or None; or another one that `MDSWriter` knows, such as "gz",
+            whose shards a loader must expand to files before it reads them.
         on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
             Empty texts, and examples with nothing that has loss, are left out and counted in any case.
         mix: Shares of the tokens by the names of the sources, such as {"web": 0.7, "code": 0.3}; their sum does not

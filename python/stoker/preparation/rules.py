@@ -43,7 +43,7 @@ class Rules:
         concat: Of text: rows of so many tokens instead of documents, at the end; None: documents.
         wrap: Whether a document goes on in the next of these rows.
         foundry_compatible: As LLM Foundry's scripts write: int32 ids of text, and of examples `turns`, as JSON.
-        compression: Of the shards: None or "zstd[:level]".
+        compression: Of the shards, as `MDSWriter` takes it: None, "zstd[:level]", ...
         on_error: "raise": the first bad row ends the preparation; "skip": they are left out. Empty texts, and examples
             without loss, are left out in any case.
         mix: Sources and their shares of the tokens, by which they are mixed at the end; empty: they are not.
