@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stoker.compressions import is_known
-from stoker.schema import Schema, parse_schema
+from stoker.schema import TOKEN_COLUMNS, Schema, parse_schema
 
 INDEX_FILE = "index.json"
 TOTALS_FILE = "stoker.json"  # what `stoker index` writes beside index.json
@@ -77,9 +77,9 @@ class Totals(msgspec.Struct, kw_only=True):
     """Token totals, one entry a shard: the `stoker` object of index.json, or the file stoker.json beside it."""
 
     version: int = 1
-    tokens: list[int]
-    loss_tokens: list[int]
-    longest_sample: list[int]
+    tokens: list[int] = []  # none of all three, where shards are no token shards
+    loss_tokens: list[int] = []
+    longest_sample: list[int] = []
     zstd_frame_bytes: int | None = None  # raw bytes a frame of compressed shards, where they were written so
     tokenizer: TokenizerIdentity | None = None  # index.json of `stoker prepare`
     index_sha256: str | None = None  # stoker.json: of the index.json that was counted
@@ -220,6 +220,24 @@ def read_entries(path: str) -> list[Entry]:
     for number, entry in enumerate(entries):
         _check_entry(entry, f"shard {number} of {path}")
     return entries
+
+
+def read_tokenizer(path: str) -> TokenizerIdentity | None:
+    """The tokenizer of the token ids that are in the shards of an index.json, of any columns; None where it does not
+    tell.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It breaks the format.
+    """
+    totals = _read(path)[0].stoker
+    return None if totals is None else totals.tokenizer
+
+
+def made_of_any(names: Sequence[str]) -> Mapping[str, str] | None:
+    """As `made_columns` of `read_index`: shards of any columns are taken, and what would be made of them is left
+    open."""
+    return None if set(names) & set(TOKEN_COLUMNS) else {"tokens": "ndarray"}
 
 
 def _read(path: str) -> tuple[_Index, bytes]:

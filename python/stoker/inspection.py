@@ -17,7 +17,7 @@ from stoker import _core
 from stoker.dataset import stream_files
 from stoker.errors import CorruptShardError
 from stoker.hashes import get_hash
-from stoker.index import TokenizerIdentity, index_path, read_entries, read_index
+from stoker.index import TokenizerIdentity, index_path, read_entries, read_index, read_tokenizer
 from stoker.options import check_index
 from stoker.remote import open_directory
 from stoker.schema import TOKEN_COLUMNS
@@ -127,7 +127,8 @@ def _look_at_rows(
         if not any(os.path.isfile(os.path.join(directory, name)) for name in files):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.path.join(directory, files[-1]))
     return {
-        **dict.fromkeys(("tokens", "loss_tokens", "kind", "tokenizer", "lengths")),
+        **dict.fromkeys(("tokens", "loss_tokens", "kind", "lengths")),
+        "tokenizer": read_tokenizer(index_path(directory)),
         "histogram": [],
         "examples": list(itertools.islice(_rows(directory, len(entries)), examples)),
     }

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from stoker.files import write_atomically
-from stoker.index import INDEX_FILE, index_path, read_index
+from stoker.index import INDEX_FILE, index_path, made_of_any, read_index
+
+_TOTALS = ("tokens", "loss_tokens", "longest_sample")  # an entry a shard
 
 
 def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
@@ -41,7 +43,7 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
     totals: list[dict[str, Any] | None] = []
     first: tuple[Any, Any] | None = None
     for part in parts:
-        checked = read_index(str(part), "int64")  # raises where it breaks the format
+        checked = read_index(str(part), "int64", made_columns=made_of_any)  # raises where it breaks the format
         index = json.loads((part / INDEX_FILE).read_bytes())
         columns = [[entry["column_names"], entry["column_encodings"]] for entry in index["shards"]]
         kind = (columns[0] if columns else None, checked.tokenizer)
@@ -59,8 +61,7 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
     merged: dict[str, Any] = {"shards": entries, "version": 2}
     known = [total for total in totals if total is not None]
     if len(known) == len(totals):
-        names = ("tokens", "loss_tokens", "longest_sample")
-        lists = {name: [n for total in known for n in total[name]] for name in names}
+        lists = {name: [n for total in known for n in total[name]] for name in _TOTALS if name in known[0]}
         frames = {total.get("zstd_frame_bytes") for total in known}
         merged["stoker"] = {**known[0], **lists, "zstd_frame_bytes": frames.pop() if len(frames) == 1 else None}
     write_atomically(target, json.dumps(merged, sort_keys=True).encode())

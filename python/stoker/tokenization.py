@@ -83,6 +83,7 @@ class Tokenization:
 
         Raises:
             FileNotFoundError, ValueError: As `stoker.index.read_index`; and as `rules`.
+            ValueError: It has token ids that another tokenizer made.
         """
         found: list[Rules] = []
 
@@ -94,6 +95,12 @@ class Tokenization:
             return rules.columns_of(self._tokenizer.vocab_size)
 
         index = read_index(stream.directory, stream.bytes_dtype, stream.labels_dtype, made_columns=made_columns)
+        made_by = index.tokenizer
+        if made_by is not None and made_by.sha256 != self._tokenizer.sha256:
+            raise ValueError(
+                f"stream {stream.name!r} has token ids of another tokenizer than `tokenizer`, with a vocabulary of "
+                f"{made_by.vocab_size:,}: give the one that they were made with."
+            )
         if not found:
             return index, None
         shards = self._shards(stream, index, found[0], is_remote=raw is not None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from stoker.dataset import stream_files
 from stoker.downloads import Requests
 from stoker.errors import MissingShardError
 from stoker.hashes import hash_file
-from stoker.index import StreamIndex, read_index
+from stoker.index import StreamIndex, made_of_any, read_index
 from stoker.index_copy import OWN_DIRECTORY, FileEntry, read_listing
 from stoker.preparation.sources import BadRowError, find_shard, read_rows
 from stoker.remote import open_cache
-from stoker.schema import TOKEN_COLUMNS
 from stoker.stores import is_url
 from stoker.stream import Stream
 
@@ -120,11 +119,7 @@ class _TokenCounts:
         Raises:
             ValueError: It breaks the format.
         """
-
-        def made_columns(names: Sequence[str]) -> dict[str, str] | None:
-            return None if set(names) & set(TOKEN_COLUMNS) else {"tokens": "ndarray"}  # of anything: it is not opened
-
-        index = read_index(directory, "int64", made_columns=made_columns)
+        index = read_index(directory, "int64", made_columns=made_of_any)
         return None if index.is_made or index.is_expanded or index.tokens is None else cls(directory, index)
 
     def check(self, shard: int) -> None:

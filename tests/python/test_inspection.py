@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,34 @@ def test_merge_refuses_data_sets_whose_special_tokens_differ(tokenizer: Path, tm
 
 # ---------------------------------------------------------------- without tokens
 TURNS = [{"input_ids": [20, 21], "labels": [22]}]
+
+
+@pytest.mark.parametrize(("columns", "row"), [({"text": "str"}, {"text": "x"}), ({"turns": "json"}, {"turns": TURNS})])
+def test_merge_joins_data_sets_without_tokens(columns: dict[str, str], row: dict[str, Any], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with stoker.MDSWriter(columns=columns, out=tmp_path / "all" / name, compression="gz") as out:
+            out.write(row)
+    assert stoker.merge(tmp_path / "all") == 2
+    found = stoker.inspect(tmp_path / "all")
+    assert (found.samples, found.examples, found.tokenizer) == (2, [row, row], None)
+
+
+def test_turns_keep_the_tokenizer_of_their_ids(
+    tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_lines(tmp_path / "a.jsonl", [{"prompt": "a question", "response": "its answer"}])
+    for name in ("a", "b"):
+        stoker.prepare(source, tmp_path / "all" / name, tokenizer, processes=1, foundry_compatible=True)
+    assert stoker.merge(tmp_path / "all") == 2
+    found = stoker.inspect(tmp_path / "all")
+    assert found.tokenizer == stoker.inspect(tmp_path / "all" / "a").tokenizer and found.tokenizer is not None
+    assert main(["inspect", str(tmp_path / "all"), "--tokenizer", str(tokenizer), "--samples", "1"]) == 0
+    assert '[{"input_ids": "a question", "labels": "its answer"}]' in capsys.readouterr().out
+    other = shutil.copytree(tokenizer, tmp_path / "other")
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
+    stoker.prepare(source, tmp_path / "all" / "c", other, processes=1, foundry_compatible=True)
+    with pytest.raises(ValueError, match="c has other columns, or another tokenizer"):
+        stoker.merge(tmp_path / "all", overwrite=True)
 
 
 @pytest.mark.parametrize(

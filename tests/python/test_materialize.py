@@ -158,8 +158,15 @@ def test_text_and_raw_and_token_streams_mix(tokenizer: Path, tmp_path: Path) -> 
     (tmp_path / "other").mkdir()
     changed = (tokenizer / "tokenizer.json").read_text().replace('"[UNK]"', '"[unk]"') + "\n"
     (tmp_path / "other" / "tokenizer.json").write_text(changed)
-    with pytest.raises(ValueError, match="'raw' and 'tokens' were tokenized by different tokenizers"):
-        stoker.DataLoader(streams, seq_len=8, batch_size=1, layout="pad", tokenizer=tmp_path / "other")
+    prepared = {"foundry_compatible": True, "processes": 1}
+    stoker.prepare(write_raw(tmp_path / "chat", *KINDS["messages"]), tmp_path / "turns", tokenizer, **prepared)
+    for of in (streams, streams[1], stoker.Stream(local=tmp_path / "turns")):
+        with pytest.raises(
+            ValueError, match=r"stream '(tokens|turns)' has token ids of another tokenizer than `tokeniz"
+        ):
+            stoker.DataLoader(of, seq_len=8, batch_size=1, layout="pad", tokenizer=tmp_path / "other")
+    turns = stoker.Stream(local=tmp_path / "turns")
+    stoker.DataLoader(turns, seq_len=8, batch_size=1, layout="pad", tokenizer=tokenizer).close()
 
 
 def test_the_first_batch_waits_for_the_shards_that_come_soon_alone(tokenizer: Path, tmp_path: Path) -> None:

@@ -274,6 +274,16 @@ def test_where_all_first_rows_are_bad_the_first_error_is_told(on_error: str, tok
         stoker.prepare([one, other], tmp_path / "out", tokenizer, on_error=on_error, processes=1)
 
 
+@pytest.mark.parametrize("kind", ["auto", "text"])
+def test_columns_that_no_source_has_are_refused(kind: str, tokenizer: Path, tmp_path: Path) -> None:
+    """Also where the rows could be read by the usual names."""
+    source = write_lines(tmp_path / "a.jsonl", [{"text": "w1", "body": "w2"}])
+    with pytest.raises(ValueError, match=r"names boddy, but the first row .* has any .*line 1 has text, body\."):
+        stoker.prepare(source, tmp_path / "out", tokenizer, processes=1, kind=kind, columns={"text": "boddy"})
+    stoker.prepare(source, tmp_path / "out", tokenizer, processes=1, kind=kind, columns={"text": "body"})
+    assert samples_of(tmp_path / "out") == [{"tokens": [4, END]}]
+
+
 # ---------------------------------------------------------------- settings of tokenizers
 @pytest.mark.parametrize(
     ("name", "content", "message"),

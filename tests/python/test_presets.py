@@ -173,6 +173,11 @@ def test_what_llm_foundry_reads_are_turns(tokenizer: Path, tmp_path: Path) -> No
     stoker.prepare(tmp_path / "out", tmp_path / "again", tokenizer, processes=1)
     stoker.prepare(source, tmp_path / "here", tokenizer, processes=1)
     assert samples_of(tmp_path / "again") == samples_of(tmp_path / "here")
+    other = tmp_path / "other.json"
+    other.write_text(tokenizer.read_text() + "\n")
+    for made in ("out", "again"):
+        with pytest.raises(ValueError, match=f"{made}/index.json lists token ids of another tokenizer"):
+            stoker.prepare(tmp_path / made, tmp_path / "wrong", other, processes=1)
     with pytest.raises(ValueError, match="foundry_compatible writes turns, which text and token ids are not"):
         text = write_lines(tmp_path / "text.jsonl", [{"text": "w1"}])
         stoker.prepare([source, text], tmp_path / "mixed", tokenizer, foundry_compatible=True, processes=1)

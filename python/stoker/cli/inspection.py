@@ -56,6 +56,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
     for begin, end, count in found.histogram:
         print(f"  {begin:>9,} to {end:>9,}  {'#' * round(40 * count / most):<40} {count:,}")
     for number, sample in enumerate(found.examples):
+        if tokenizer and found.tokenizer and "turns" in sample:
+            turns = [{name: tokenizer.decode(ids) for name, ids in turn.items()} for turn in sample["turns"]]
+            sample = {**sample, "turns": turns}
         shown = _in_words(sample, tokenizer) if found.kind else _as_json(sample)
         print(f"\nsample {number}{shown}")
 

@@ -245,14 +245,15 @@ class Joining:
                 data["basename"] = f"shard.{len(self._entries):05}.mds{suffix}"
                 self._destination.place(directory / was, data["basename"])
             self._entries.append(entry)
-        self._rest = index.get("stoker", {})  # shards of turns have no tokens yet
+        self._rest = index.get("stoker", {})
         for name, of_all in self._totals.items():
             of_all += self._rest.get(name, [])
 
     def finish(self, **more: Any) -> None:
         """Writes the index, with more in it."""
-        known = {"stoker": {**self._rest, **self._totals, "tokenizer": self._tokenizer}} if self._rest else {}
-        self._destination.finish({"shards": self._entries, "version": 2, **known, **more})
+        totals = self._totals if self._rest else {}  # shards of turns have none
+        known = {**self._rest, **totals, "tokenizer": self._tokenizer}
+        self._destination.finish({"shards": self._entries, "version": 2, "stoker": known, **more})
 
 
 def join_locally(directory: Path, parts: Sequence[Path], tokenizer: Mapping[str, Any]) -> None:

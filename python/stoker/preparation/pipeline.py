@@ -21,7 +21,7 @@ from stoker.preparation.destination import Destination, check_apart, open_destin
 from stoker.preparation.engines import Engine, find_engine
 from stoker.preparation.examples import Targets
 from stoker.preparation.job import Job
-from stoker.preparation.kinds import find_kind
+from stoker.preparation.kinds import check_first_rows, check_tokenizers, find_kind
 from stoker.preparation.mixing import name_sources
 from stoker.preparation.part_writer import Counts
 from stoker.preparation.plan import begin, is_finished, lock_scratch, make_plan
@@ -135,7 +135,8 @@ def prepare(
         FileNotFoundError: A source or the tokenizer is not there.
         FileExistsError: `out` holds something else.
         BadRowError, BadExampleError: A row is bad; the message says where and why. Both are ValueErrors.
-        ValueError: An argument breaks its rule, or a source is of no known format.
+        ValueError: An argument breaks its rule, a source is of no known format, or its token ids are of another
+            tokenizer.
         ModuleNotFoundError: A package is missing; the message says which.
         OSError: Something can't be read or written.
     """
@@ -154,9 +155,14 @@ def prepare(
     }
     parts = [part for of_source in parts_of.values() for part in of_source]
     check_apart({piece.path for part in parts for piece in part}, out)
+    check_tokenizers(parts, text_tokenizer)
+    if kind == "auto":
+        kind = "finetuning" if preset is not None else find_kind(parts, all_paths, columns)
+    elif columns:
+        check_first_rows(parts, all_paths, columns)
     rules = Rules(
         tokenizer=_absolute_path(os.fspath(tokenizer)),
-        kind=kind if kind != "auto" else "finetuning" if preset is not None else find_kind(parts, all_paths, columns),
+        kind=kind,
         columns=tuple((columns or {}).items()),
         preset=preset,
         add_special_tokens=add_special_tokens,
