@@ -1,31 +1,37 @@
 """Trains a tiny transformer on text, instructions and conversations together: pretraining and finetuning in one batch.
 
 Reads this interpreter's standard library: sources are the text, "What does X do?" and its documentation string an
-instruction, several of them in a row a conversation. Tokens are bytes. All three become token shards (the last two with
-labels on the answers only), and one loader packs them into the same rows, 50 / 30 / 20 by tokens. The loss of each
-stream falls. Run it with `python examples/mix_kinds.py`; --picture FILE.svg draws the first batch.
+instruction, several of them in a row a conversation. Tokens are bytes. `stoker.prepare` makes token shards of all three
+(of the last two with loss on the answers only), and one loader packs them into the same rows, 50 / 30 / 20 by tokens.
+The loss of each stream falls. Run it with `python examples/mix_kinds.py`; --picture FILE.svg draws the first batch.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from demo import library_files
+from tokenizers import Tokenizer, decoders, models
 from torch import nn
 from torch.nn import functional
 
 import stoker
 
 OUT = Path(".demo")
-END, USER, ASSISTANT, PAD = 256, 257, 258, 259  # behind the bytes
-VOCAB_SIZE = 260
+SPECIAL_TOKENS = ["<|end|>", "<|user|>", "<|assistant|>", "<|pad|>"]  # behind the bytes
+PAD, VOCAB_SIZE = 259, 260
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'user' %}<|user|>{{ message.content }}<|assistant|>"
+    "{% else %}{{ message.content }}<|end|>{% endif %}{% endfor %}"
+)
 SEQ_LEN, BATCH_SIZE = 512, 8
 WEIGHTS = {"text": 0.5, "instruct": 0.3, "chat": 0.2}
 COLORS = {"text": "#4c78a8", "instruct": "#f58518", "chat": "#54a24b"}
@@ -40,39 +46,40 @@ def questions(source: str, module: str) -> Iterator[Turn]:
             yield f"What does {module}.{node.name} do?", text.split("\n\n")[0]
 
 
-def tokens_of(text: str) -> list[int]:
-    return list(text.encode())
-
-
-def sample_of(turns: list[Turn]) -> dict[str, np.ndarray]:
-    """A conversation: loss on what the assistant says, and on its end."""
-    ids: list[int] = []
-    labels: list[int] = []
-    for question, answer in turns:
-        prompt, response = [USER, *tokens_of(question), ASSISTANT], [*tokens_of(answer), END]
-        ids += prompt + response
-        labels += [-100] * len(prompt) + response
-    return {"input_ids": np.array(ids, np.uint16), "labels": np.array(labels, np.int16)}
-
-
-def write_streams() -> None:
-    """Writes the three streams into .demo/."""
-    samples: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in WEIGHTS}
+def write_raw(folder: Path) -> None:
+    """Writes the three sources as JSON, a row a line, and the tokenizer."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in WEIGHTS}
     for path in library_files():
         source = path.read_text(encoding="utf-8", errors="ignore")
         try:
             turns = list(questions(source, path.stem))
         except (SyntaxError, ValueError):  # templates of other languages
             continue
-        samples["text"].append({"tokens": np.array([*tokens_of(source), END], np.uint16)})
-        samples["instruct"] += [sample_of([turn]) for turn in turns[::2]]
-        samples["chat"] += [sample_of(turns[i : i + 3]) for i in range(1, len(turns), 3)]
-    for name, of_stream in samples.items():
-        shutil.rmtree(OUT / name, ignore_errors=True)
-        columns = {column: f"ndarray:{values.dtype}" for column, values in of_stream[0].items()}
-        with stoker.MDSWriter(columns=columns, out=OUT / name, compression="zstd") as writer:
-            for sample in of_stream:
-                writer.write(sample)
+        rows["text"].append({"text": source})
+        rows["instruct"] += [{"prompt": f"<|user|>{q}<|assistant|>", "response": a} for q, a in turns[::2]]
+        rows["chat"] += [{"messages": messages_of(turns[i : i + 3])} for i in range(1, len(turns), 3)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, of_source in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_source))
+    made = Tokenizer(models.BPE({f"<0x{byte:02X}>": byte for byte in range(256)}, [], byte_fallback=True))
+    made.decoder = decoders.ByteFallback()
+    made.add_special_tokens(SPECIAL_TOKENS)
+    made.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|end|>", "chat_template": CHAT_TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def messages_of(turns: list[Turn]) -> list[dict[str, str]]:
+    pairs = [pair for turn in turns for pair in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+def write_streams() -> None:
+    """Writes the three streams into .demo/."""
+    raw = OUT / "raw"
+    write_raw(raw)
+    for name in WEIGHTS:
+        stoker.prepare(raw / f"{name}.jsonl", OUT / name, raw, overwrite=True)
 
 
 def make_loader(**changes: object) -> stoker.DataLoader:
