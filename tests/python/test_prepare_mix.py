@@ -259,8 +259,9 @@ def test_what_is_interrupted_in_the_last_stage_goes_on(
 # ---------------------------------------------------------------- names
 def test_sources_are_named_by_the_user_or_their_paths(tmp_path: Path) -> None:
     (tmp_path / "year=2024.v1").mkdir()
-    given = ["web=x/1.jsonl", tmp_path / "code.jsonl.zst", "web=y", tmp_path / "year=2024.v1"]
-    assert name_sources(given, {"web": 1, "code": 1, "year=2024.v1": 1}) == {
+    given = ["web=x/1.jsonl", tmp_path / "code.jsonl.zst", "web=y", tmp_path / "year=2024.v1", "hf:of/Set-2.5"]
+    assert name_sources(given, {"web": 1, "code": 1, "year=2024.v1": 1, "Set-2.5": 1}) == {
+        "Set-2.5": ["hf:of/Set-2.5"],
         "code": [tmp_path / "code.jsonl.zst"],
         "web": ["x/1.jsonl", "y"],
         "year=2024.v1": [tmp_path / "year=2024.v1"],

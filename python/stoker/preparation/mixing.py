@@ -17,6 +17,7 @@ from stoker.loader import DataLoader, Segment
 from stoker.preparation.job import read_counts
 from stoker.preparation.part_writer import COUNTS_FILE, Counts
 from stoker.preparation.rules import Rules
+from stoker.preparation.sources.huggingface import NAMED
 from stoker.stream import Stream
 from stoker.writer import MDSWriter
 
@@ -43,7 +44,7 @@ def name_sources(
         if separator and name in mix:
             named.setdefault(name, []).append(path)
         else:
-            named.setdefault(_name_of(Path(source)), []).append(source)
+            named.setdefault(_name_of(os.fspath(source)), []).append(source)
     if set(named) != set(mix):
         raise ValueError(
             f"mix has shares of {_listed(mix)}, but the sources are named {_listed(named)}: give each source a share, "
@@ -52,8 +53,10 @@ def name_sources(
     return {name: named[name] for name in sorted(named)}
 
 
-def _name_of(path: Path) -> str:
-    return path.name if path.is_dir() else path.name.removesuffix("".join(path.suffixes))
+def _name_of(source: str) -> str:
+    path = Path(source)
+    has_suffixes = not path.is_dir() and not source.startswith(NAMED)
+    return path.name.removesuffix("".join(path.suffixes)) if has_suffixes else path.name
 
 
 def _listed(names: Mapping[str, object]) -> str:

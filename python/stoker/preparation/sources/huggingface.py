@@ -11,7 +11,7 @@ from typing import Any
 from stoker.preparation.sources.parquet_files import rows_of
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row, cut_evenly
 
-_NAMED = "hf:"
+NAMED = "hf:"
 _SAVED = ("state.json", "dataset_dict.json")  # one of which is in a folder of `save_to_disk`
 _AT_ONCE = 256  # rows
 
@@ -22,9 +22,9 @@ class HuggingFace(Format):
     name = "huggingface"
 
     def find(self, source: str, *, is_named: bool) -> str | None:
-        if source.startswith(_NAMED):
-            name = source.removeprefix(_NAMED)
-            return _NAMED + (os.path.abspath(name) if os.path.exists(name) else name)
+        if source.startswith(NAMED):
+            name = source.removeprefix(NAMED)
+            return NAMED + (os.path.abspath(name) if os.path.exists(name) else name)
         return source if any((Path(source) / name).is_file() for name in _SAVED) else None
 
     def measure(self, path: str, reading: Reading) -> int:
@@ -70,8 +70,8 @@ def _open_once(path: str, subset: str | None, split: str, stamp: tuple[int, ...]
         raise ModuleNotFoundError(
             'data sets of Hugging Face need the package datasets: pip install "stoker[datasets]".'
         ) from None
-    if path.startswith(_NAMED):
-        return datasets.load_dataset(path.removeprefix(_NAMED), subset, split=split)
+    if path.startswith(NAMED):
+        return datasets.load_dataset(path.removeprefix(NAMED), subset, split=split)
     saved = datasets.load_from_disk(path)
     if not isinstance(saved, datasets.DatasetDict):
         return saved
