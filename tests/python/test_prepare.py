@@ -234,7 +234,7 @@ def test_bad_rows_are_left_out_and_counted_where_that_is_asked_for(tokenizer: Pa
         ({"target_prompts": "some"}, "target_prompts is 'some'"),
         ({"target_responses": "first"}, "target_responses is 'first'"),
         ({"compression": "gzip"}, "stoker writes zstd"),
-        ({"columns": {"text": "body"}, "sources": "{}/strange.jsonl"}, "there is no column body among a"),
+        ({"columns": {"text": "body"}, "sources": "{}/strange.jsonl"}, "columns names body, but the first row"),
         ({"columns": {"txt": "body"}}, "columns names 'txt': it may name completion, input_ids, labels, messages"),
         ({"wrap": False}, "wrap=False is for the rows of concat"),
         ({"mix": {"a": 1}, "mix_tokens": 0}, "mix_tokens is 0: it must be a whole number from 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,6 +235,8 @@ def test_a_preset_that_returns_no_mapping_finds_no_example(
         ("b.json", b'[{"text": ' + b"1" * 5000 + b"}]", 0, "b.json, object 0: Exceeds the limit"),
         ("b.jsonl", b'{"text": ' + b"1" * 5000 + b'}\n{"text": "w1"}\n', 1, "b.jsonl, line 1: Integer value out of"),
         ("b.csv", b"text,text\nw1,w2\n", 0, "b.csv, line 1: 2 columns are named text"),
+        ("b.csv.gz", gzip.compress(b"text\n" + b"w1\n" * 50, mtime=0)[:-9], 0, "b.csv.gz is cut or damaged"),
+        ("b.parquet", b"PAR1", 0, "b.parquet is no Parquet file, or is cut"),
     ],
 )
 def test_the_rest_of_a_file_that_is_broken_is_left_out_as_one_row(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from stoker.index import read_tokenizer
-from stoker.preparation.rules import find_form
+from stoker.preparation.rules import check_names, find_form
 from stoker.preparation.sources import BadRowError, Part, Piece, Row, read_rows
 from stoker.preparation.tokenizer import TextTokenizer
 
@@ -45,8 +45,9 @@ def check_first_rows(parts: Sequence[Part], sources: Sequence[str], columns: Map
 
     Raises:
         BadRowError: All rows are bad; the first of their errors.
-        ValueError: There is no row, or the first one of no source has any of the columns.
+        ValueError: There is no row, or the first one of no source has any of the columns, or see `check_names`.
     """
+    check_names(columns or {})
     found = list(_first_rows(parts, sources))
     rows = [row for row in found if isinstance(row, Row)]
     if not rows:

@@ -105,7 +105,8 @@ def prepare(
             reads those with a `tokenizer`.
         compression: Of the shards: "zstd", "zstd:LEVEL" or None; or another one that `MDSWriter` knows, such as "gz",
             whose shards a loader must expand to files before it reads them.
-        on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them.
+        on_error: "raise" ends at the first bad row, and says where it is; "skip" leaves bad rows out and counts them, a
+            file that is cut or damaged as one.
             Empty texts, and examples with nothing that has loss, are left out and counted in any case.
         mix: Shares of the tokens by the names of the sources, such as {"web": 0.7, "code": 0.3}; their sum does not
             matter. The sources become one shuffled data set, in the order of a loader, of as many tokens as all of them
@@ -151,7 +152,8 @@ def prepare(
     text_tokenizer = TextTokenizer(tokenizer)
     reading = Reading(text_tokenizer.eos_token_id, text_tokenizer.vocab_size, token_dtype, subset, split)
     parts_of = {
-        name: [_absolute(part) for part in find_parts(of_source, reading)] for name, of_source in by_source.items()
+        name: [_absolute(part) for part in find_parts(of_source, reading, skips_broken=on_error == "skip")]
+        for name, of_source in by_source.items()
     }
     parts = [part for of_source in parts_of.values() for part in of_source]
     check_apart({piece.path for part in parts for piece in part}, out)

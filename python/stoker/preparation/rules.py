@@ -76,9 +76,7 @@ class Rules:
             raise ValueError(f"on_error is {self.on_error!r}: it must be 'raise' or 'skip'.")
         if self.compression is not None:
             parse_compression(self.compression)
-        for name, _ in self.columns:
-            if name not in _NAMES:
-                raise ValueError(f"columns names {name!r}: it may name {', '.join(_NAMES)}.")
+        check_names(dict(self.columns))
         if not self.wrap and self.concat is None:
             raise ValueError("wrap=False is for the rows of concat: say how long they are.")
         if self.preset is not None:
@@ -121,6 +119,16 @@ class Rules:
         if self.writes_turns:
             return {"turns": "json"}
         return {name: f"ndarray:{dtype.name}" for name, dtype in self.dtypes_of(vocab_size).items()}
+
+
+def check_names(columns: Mapping[str, str]) -> None:
+    """
+    Raises:
+        ValueError: Columns are named by what nothing is.
+    """
+    for name in columns:
+        if name not in _NAMES:
+            raise ValueError(f"columns names {name!r}: it may name {', '.join(_NAMES)}.")
 
 
 def today() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stoker.preparation.sources.csv_files import Csv
-from stoker.preparation.sources.files import COMPRESSIONS, is_compressed, suffix_of
+from stoker.preparation.sources.files import COMPRESSIONS, BrokenFileError, is_compressed, suffix_of
 from stoker.preparation.sources.huggingface import HuggingFace
 from stoker.preparation.sources.json_files import Json, JsonLines
 from stoker.preparation.sources.mds_shards import Mds, find_shard
@@ -45,25 +45,41 @@ _MOST_COMPRESSED = 16  # pieces of a compressed file: for each of them all that 
 _ABOUT_DATA = ("readme.md", "dataset_info.json", "dataset_infos.json")  # what stands beside data and is none
 
 
-def find_parts(sources: Sequence[str | os.PathLike[str]], reading: Reading | None = None) -> list[Part]:
+def find_parts(
+    sources: Sequence[str | os.PathLike[str]], reading: Reading | None = None, *, skips_broken: bool = False
+) -> list[Part]:
     """The parts of files and folders, in the order given; files of a folder, and of those in it, by their names. They
     depend on the files alone, so that what comes out of them does: a sixteenth of the whole, within limits.
 
     Args:
         sources: Files, folders, and names of data sets behind "hf:".
         reading: How they are read. Default: as `Reading` says.
+        skips_broken: A file that is cut or damaged becomes one bad row.
 
     Raises:
         FileNotFoundError: There is no such file, folder or data set, or nothing in it that can be read.
+        BrokenFileError: A file is cut or damaged, and `skips_broken` is not set.
         ValueError: A file's name does not tell a format that is known, or it is not what its name tells.
         ModuleNotFoundError: A package is missing; the message says which.
     """
     reading = reading or Reading()
     found = _without_repeated_pairs(file for source in sources for file in _find(os.fspath(source)))
-    files = [(form, path, form.measure(path, reading)) for form, path in found]
+    files: list[tuple[Format, str, int]] = []
+    faults: dict[str, str] = {}
+    for form, path in found:
+        try:
+            size = form.measure(path, reading)
+        except BrokenFileError as error:
+            if not skips_broken:
+                raise
+            size, faults[path] = 0, str(error)
+        files.append((form, path, size))
     part_bytes = min(max(sum(size for *_, size in files) // 16, _LEAST_PART), _MOST_PART)
     pieces: list[Piece] = []
     for form, path, size in files:
+        if path in faults:
+            pieces.append(Piece(path, form.name, 0, 0, 0, reading, faults[path]))
+            continue
         least = -(-size // _MOST_COMPRESSED) if is_compressed(path) else 0
         pieces += form.cut(path, size, max(part_bytes, least), reading)
     parts: list[Part] = []
@@ -153,6 +169,8 @@ def read_rows(piece: Piece) -> Iterator[Row | BadRowError]:
         OSError: The file can't be read.
         BadRowError: What is broken is not one row.
     """
+    if piece.fault is not None:
+        raise BadRowError(piece.fault)
     try:
         yield from _BY_NAME[piece.format].read(piece)
     except UnicodeDecodeError as error:

@@ -15,6 +15,10 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that may stand at the beginning of a file o
 _CHUNK = 1 << 20
 
 
+class BrokenFileError(ValueError):
+    """A file that is cut or damaged, so that none of it is taken."""
+
+
 def is_compressed(path: str | Path) -> bool:
     """Whether a file is compressed as a whole, by its name."""
     return Path(path).suffix.lower() in COMPRESSIONS
@@ -42,7 +46,7 @@ def size_of(path: str | Path) -> int:
     """Bytes of a file, decompressed.
 
     Raises:
-        ValueError: A compressed file is cut or damaged: reading it later would end early, without a word.
+        BrokenFileError: A compressed file is cut or damaged: reading it later would end early, without a word.
     """
     path = Path(path)
     if not is_compressed(path):
@@ -50,7 +54,7 @@ def size_of(path: str | Path) -> int:
     try:
         return _size_of_gzip(path) if path.suffix.lower() == ".gz" else _size_of_zstd(path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is cut or damaged: {error}. Fetch or write it again.") from None
+        raise BrokenFileError(f"{path} is cut or damaged: {error}. Fetch or write it again.") from None
 
 
 def _size_of_gzip(path: Path) -> int:

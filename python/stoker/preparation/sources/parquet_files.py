@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from stoker.preparation.sources.files import BrokenFileError
 from stoker.preparation.sources.pieces import BadRowError, Format, Piece, Reading, Row
 
 _MOST_ROWS, _BATCH_BYTES = 1024, 16 << 20  # of rows that are in memory at once
@@ -18,6 +19,10 @@ class Parquet(Format):
     name = "parquet"
     suffixes = (".parquet",)
     is_compressible = False
+
+    def measure(self, path: str, reading: Reading) -> int:
+        _open(path)
+        return super().measure(path, reading)
 
     def cut(self, path: str, size_bytes: int, piece_bytes: int, reading: Reading) -> list[Piece]:
         groups = _open(path).metadata
@@ -83,7 +88,7 @@ def _open(path: str) -> Any:
     """
     Raises:
         ModuleNotFoundError: There is no pyarrow.
-        ValueError: It is no Parquet file.
+        BrokenFileError: It is no Parquet file.
     """
     try:
         import pyarrow.parquet
@@ -92,4 +97,4 @@ def _open(path: str) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER_BYTES)
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is no Parquet file, or is cut: {error}") from None
+        raise BrokenFileError(f"{path} is no Parquet file, or is cut: {error}") from None

@@ -53,6 +53,7 @@ class Piece:
             from one piece to the next, a line or a document, belongs to the one in which it begins.
         size_bytes: How much there is to read, for the progress.
         reading: How the file is read.
+        fault: What is wrong with the file: it is left out as one bad row. None: nothing that is known.
     """
 
     path: str
@@ -61,6 +62,7 @@ class Piece:
     end: int
     size_bytes: int
     reading: Reading = Reading()
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ class Format:
         """Bytes that there are to read, decompressed.
 
         Raises:
-            ValueError: The file is not what its name says.
+            BrokenFileError: The file is cut or damaged.
+            ValueError: It is not what its name says.
         """
         return size_of(path)
 
