@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from stoker.compressions import decompress
 from stoker.downloads import Download, DownloadError, PartialFile, Policy, Requests, RetryingStore, Traffic
 from stoker.errors import MissingShardError
-from stoker.files import write_atomically
-from stoker.hashes import hash_file
+from stoker.files import write_durably
+from stoker.hashes import get_hash, hash_file
 from stoker.index_copy import OWN_DIRECTORY, FileEntry, IndexCopy, ShardEntry, read_listing
 from stoker.locks import lock_byte
 from stoker.marks import Marks
@@ -33,6 +34,8 @@ logger = logging.getLogger("stoker")
 
 _INDEX_BYTE = 1 << 40  # of the lock file: behind those of all shards
 _AUTO = "auto"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_MAY_NOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -139,15 +142,12 @@ class ShardCache:
             os.makedirs(self._own(""), exist_ok=True)
             with self._locked(shard) as is_locked:
                 if (opened := self._open_right(shard, entry)) is None:  # else another process has fetched it meanwhile
-                    self._fetch(shard, entry, is_locked=is_locked)
-                    opened = self._open_right(shard, entry)
+                    opened = self._fetch(shard, entry, is_locked=is_locked)
                     self._count(fetched=1)
-        except (DownloadError, FileNotFoundError, PermissionError, ValueError) as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk: those of stores have none
+                raise self._disk_error(entry, error) from error
             raise self._missing(shard, entry, error) from error
-        except OSError as error:
-            raise self._disk_error(entry, error) from error
-        if opened is None:
-            raise self._missing(shard, entry, FileNotFoundError("it was removed as soon as it was there"))
         return opened
 
     def _open_right(self, shard: int, entry: ShardEntry) -> OpenedFile | None:
@@ -156,16 +156,22 @@ class ShardCache:
             is_compressed = file is entry.zip_data
             if is_compressed and not _is_read_compressed(entry):
                 continue
-            path = os.path.join(self.directory, file.basename)
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            except OSError:
-                continue
-            if os.fstat(fd).st_size == file.bytes and self._is_valid(shard, file, path):
-                touch(path)
-                return OpenedFile(path, fd, is_compressed)
-            os.close(fd)
-            logger.warning("stream %r: %s is not what index.json says; it is fetched again.", self.name, path)
+            if (fd := self._open_valid(shard, file)) is not None:
+                return OpenedFile(self._path(file), fd, is_compressed)
+        return None
+
+    def _open_valid(self, shard: int, file: FileEntry) -> int | None:
+        """A descriptor of a file, if it is there and right."""
+        path = self._path(file)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            return None
+        if os.fstat(fd).st_size == file.bytes and self._is_valid(shard, file, path):
+            touch(path)
+            return fd
+        os.close(fd)
+        logger.warning("stream %r: %s is not what index.json says; it is fetched again.", self.name, path)
         return None
 
     def _is_valid(self, shard: int, file: FileEntry, path: str) -> bool:
@@ -189,45 +195,73 @@ class ShardCache:
     def _verified_files(self) -> Marks:
         return Marks(self._own(""), "verified")
 
-    def _fetch(self, shard: int, entry: ShardEntry, *, is_locked: bool) -> None:
-        remote = entry.remote
-        target = os.path.join(self.directory, remote.basename)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        keeps_zip = self._options.keep_zip
-        is_expanded = bool(entry.zip_data) and (keeps_zip is False or not _is_read_compressed(entry))
-        with self.room(remote.bytes + (entry.raw_data.bytes if is_expanded else 0)):
-            # Without a lock somebody else may write the same: then nothing is shared, and nothing left.
-            prefix = f"{shard:06}-" if is_locked else f"{shard:06}.{os.getpid()}.{threading.get_ident()}-"
-            partial = PartialFile(self._own(""), prefix, remote.bytes)
-            try:
-                self._download.to_file(remote.basename, partial, target, self._hashes_of(remote))
-            except BaseException as error:
-                if not is_locked or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-                    partial.remove()
-                raise
-            finally:
-                partial.close()
-            self._set_verified(shard)
-            if is_expanded:
-                self._expand(entry)
-                if not keeps_zip:
-                    os.unlink(target)
+    def _fetch(self, shard: int, entry: ShardEntry, *, is_locked: bool) -> OpenedFile:
+        os.makedirs(os.path.dirname(self._path(entry.remote)), exist_ok=True)
+        # Without a lock somebody else may write the same: then nothing is shared, and nothing left.
+        prefix = f"{shard:06}-" if is_locked else f"{shard:06}.{os.getpid()}.{threading.get_ident()}-"
+        is_expanded = bool(entry.zip_data) and (self._options.keep_zip is False or not _is_read_compressed(entry))
+        try:
+            with self.room(entry.remote.bytes + (entry.raw_data.bytes if is_expanded else 0)):
+                if is_expanded:
+                    return OpenedFile(self._path(entry.raw_data), self._fetch_expanded(shard, entry, prefix), False)
+                fd = self._download_file(shard, entry.remote, prefix)
+                return OpenedFile(self._path(entry.remote), fd, bool(entry.zip_data))
+        except BaseException as error:
+            if not is_locked or (isinstance(error, OSError) and error.errno in _NO_ROOM):
+                for unfinished in Path(self._own("")).glob(f"{prefix}*"):
+                    unfinished.unlink(missing_ok=True)
+            raise
 
-    def _expand(self, entry: ShardEntry) -> None:
-        """Decompresses a file that is there.
+    def _download_file(self, shard: int, file: FileEntry, prefix: str) -> int:
+        """A descriptor of a file that was downloaded."""
+        partial = PartialFile(self._own(""), prefix, file.bytes)
+        try:
+            fd = self._download.to_file(file.basename, partial, self._path(file), self._hashes_of(file))
+        finally:
+            partial.close()
+        if self._hashes_of(file):
+            self._set_verified(shard)
+        return fd
+
+    def _fetch_expanded(self, shard: int, entry: ShardEntry, prefix: str) -> int:
+        """A descriptor of what a compressed file holds, of which one that is there is taken.
 
         Raises:
             ValueError: It does not hold what the index says.
         """
-        assert entry.zip_data is not None
-        compressed, raw = entry.zip_data, entry.raw_data
-        path = os.path.join(self.directory, compressed.basename)
-        with open(path, "rb") as file:
-            data = decompress(file.read(), str(entry.compression))
-        if len(data) != raw.bytes:
-            os.unlink(path)
-            raise ValueError(f"{self._store.url}/{compressed.basename} holds {len(data)} bytes, not {raw.bytes}.")
-        write_atomically(os.path.join(self.directory, raw.basename), data)
+        compressed = entry.remote
+        attempts_left = 1 if self._hashes_of(compressed) else self._options.policy.retries + 1
+        while True:
+            fd = self._open_valid(shard, compressed)
+            if fd is None:
+                fd = self._download_file(shard, compressed, prefix)
+                attempts_left -= 1
+            with open(fd, "rb") as file:
+                try:
+                    expanded = self._expand(entry, file.read(), prefix)
+                except ValueError:
+                    os.unlink(self._path(compressed))
+                    if attempts_left <= 0:
+                        raise
+                    self.counts.traffic.add(retries=1)
+                    continue
+            if not self._options.keep_zip:
+                os.unlink(self._path(compressed))
+            return expanded
+
+    def _expand(self, entry: ShardEntry, compressed: bytes, prefix: str) -> int:
+        data = decompress(compressed, str(entry.compression))
+        if len(data) != entry.raw_data.bytes:
+            raise ValueError(f"it holds {len(data)} bytes, not {entry.raw_data.bytes}")
+        unfinished = self._own(f"{prefix}expanded")  # what a process leaves that is killed the next one writes over
+        write_durably(unfinished, data)
+        fd = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.replace(unfinished, self._path(entry.raw_data))
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
 
     def _hashes_of(self, file: FileEntry) -> dict[str, str]:
         """Those that are compared.
@@ -276,12 +310,15 @@ class ShardCache:
         """Says that some shards are in use."""
         for shard in shards:
             for file in self._shards[shard].files:
-                touch(os.path.join(self.directory, file.basename))
+                touch(self._path(file))
 
     def remove(self, path: str) -> None:
         """Removes a file that turned out to be broken, so that it is fetched again."""
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+    def _path(self, file: FileEntry) -> str:
+        return os.path.join(self.directory, file.basename)
 
     def _own(self, name: str) -> str:
         return os.path.join(self.directory, OWN_DIRECTORY, name)
@@ -308,7 +345,7 @@ class ShardCache:
         )
 
     def _disk_error(self, entry: ShardEntry, error: OSError) -> OSError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_ROOM:
             return OSError(
                 error.errno,
                 f"there is no room for {entry.remote.basename} of stream {self.name!r}: free some, give `local` "

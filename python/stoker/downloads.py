@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import heapq
 import logging
@@ -107,10 +106,11 @@ class Requests:
     """Threads that make requests, for all downloads of a process together. Thread-safe.
 
     They start with the first request. They are daemons, and one that hangs is replaced: it keeps nobody, neither who
-    waits for it nor the end of the process.
+    waits for it nor the end of the process. In a fork of the process there are none.
     """
 
     def __init__(self, number: int) -> None:
+        self._process = os.getpid()
         self._tries: queue.SimpleQueue[_Try | None] = queue.SimpleQueue()
         self._number = number
         self._closed = threading.Event()
@@ -143,6 +143,7 @@ class Requests:
         results: list[Any] = [None] * len(calls)
         waiting = [(0.0, number, 1) for number in range(len(calls))]  # a heap: when, which, which attempt
         running: dict[Future[Any], _Try] = {}
+        last: list[str] = []  # what the last request that failed has told
         try:
             while waiting or running:
                 while waiting and waiting[0][0] <= time.monotonic():
@@ -159,14 +160,17 @@ class Requests:
                     raise LoaderClosedError("the loader is closed.")
                 for one in [one for future, one in running.items() if future.done() or self._is_late(one, policy)]:
                     del running[one.future]
-                    if (again := self._settle(one, results, policy, end_s)) is not None:
+                    if (error := self._settle(one, results, policy)) is not None:
+                        last = [f"the last failure: {error}"]
                         traffic.add(retries=1)
-                        heapq.heappush(waiting, again)
-                if time.monotonic() > end_s and (waiting or running):
+                        heapq.heappush(waiting, (time.monotonic() + _pause_s(one.attempt), one.number, one.attempt + 1))
+                next_s = time.monotonic() if running or not waiting else waiting[0][0]
+                if next_s > end_s and (waiting or running):
+                    attempts = max([one.attempt for one in running.values()] + [number - 1 for *_, number in waiting])
                     raise DownloadError(
-                        f"it has not come within {policy.total_timeout_s:g} s: raise download_total_timeout, or see "
-                        "to the connection",
-                        max([one.attempt for one in running.values()] + [attempt - 1 for *_, attempt in waiting]),
+                        f"it has not come within {policy.total_timeout_s:g} s, download_total_timeout "
+                        f"({'; '.join([f'{attempts} attempts', *last])})",
+                        attempts,
                     )
         finally:
             for future in running:
@@ -175,6 +179,8 @@ class Requests:
 
     def close(self) -> None:
         """Ends the threads when they have nothing at hand, and does not wait for that. Idempotent."""
+        if os.getpid() != self._process:  # who held the mutex may not be here
+            return
         self._closed.set()
         with self._mutex:
             for _ in range(self._num_started):
@@ -195,8 +201,8 @@ class Requests:
         return True
 
     @staticmethod
-    def _settle(one: _Try, results: list[Any], policy: Policy, end_s: float) -> tuple[float, int, int] | None:
-        """Takes the result of a request, or tells when it is made again."""
+    def _settle(one: _Try, results: list[Any], policy: Policy) -> StoreError | None:
+        """Takes the result of a request, or tells why it is to be made again."""
         error: BaseException | None = StoreError(f"no answer came within {policy.timeout_s:g} s")
         if one.future.done():
             error = one.future.exception()
@@ -205,11 +211,10 @@ class Requests:
             return None
         if not isinstance(error, StoreError) or isinstance(error, RangeNotSupportedError):
             raise error
-        pause_s = min(_FIRST_PAUSE_S * 2 ** (one.attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
-        if one.attempt > policy.retries or time.monotonic() + pause_s > end_s:
+        if one.attempt > policy.retries:
             raise DownloadError(f"{error} ({one.attempt} attempts)", one.attempt) from error
         logger.info("attempt %d of %d failed: %s", one.attempt, policy.retries + 1, error)
-        return time.monotonic() + pause_s, one.number, one.attempt + 1
+        return error
 
     def _start_thread(self) -> None:
         self._num_started += 1
@@ -218,6 +223,12 @@ class Requests:
     def _work(self) -> None:
         while (one := self._tries.get()) is not None:
             one.run()
+
+
+def _pause_s(attempt: int) -> float:
+    """Before a request is made again that has failed so often."""
+    longest_s: float = min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S)
+    return longest_s * random.uniform(0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -240,7 +251,10 @@ class RetryingStore:
 
     def read(self, path: str, begin: int = 0, end: int | None = None) -> bytes:
         """All of a small object, or bytes [begin, end) of one."""
-        return self._make(lambda: bytes(self.store.read(path, begin, end).data))
+        try:
+            return self._make(lambda: bytes(self.store.read(path, begin, end).data))
+        except RangeNotSupportedError:
+            return self._make(lambda: bytes(self.store.read(path).data[begin:end]))
 
     def write(self, path: str, source: bytes | str) -> None:
         """Writes an object, of bytes or of the file of a name."""
@@ -281,24 +295,26 @@ class PartialFile:
         self._is_closed = False  # guarded by _mutex
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._marks = os.open(self._marks_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        if os.fstat(self._file).st_size == 0:  # the marks are of one that has been finished
+            os.ftruncate(self._marks, 0)
 
-    def missing(self) -> list[tuple[int, int]]:
+    def missing(self) -> list[tuple[int, int | None]]:
         """The ranges that are still to come."""
         number = -(-self.size_bytes // RANGE_BYTES)
         marks = os.pread(self._marks, number, 0).ljust(number, b"\0")
         return [(i * RANGE_BYTES, min((i + 1) * RANGE_BYTES, self.size_bytes)) for i in range(number) if marks[i] != 1]
 
     def write(self, begin: int, data: Any) -> None:
-        """Writes a range, and marks it; nothing once it is closed."""
+        """Writes a range, and marks it; nothing where it has come already, or once the file is closed."""
         view = memoryview(data).cast("B")
-        at = begin
+        at, number = begin, begin // RANGE_BYTES
         with self._mutex:
-            if self._is_closed:
+            if self._is_closed or os.pread(self._marks, 1, number) == b"\1":
                 return
             while view:
                 written = os.pwrite(self._file, view, at)
                 view, at = view[written:], at + written
-            os.pwrite(self._marks, b"\1", begin // RANGE_BYTES)
+            os.pwrite(self._marks, b"\1", number)
 
     def reset(self) -> None:
         """Forgets all that has come."""
@@ -306,19 +322,23 @@ class PartialFile:
             os.ftruncate(self._marks, 0)
             os.ftruncate(self._file, 0)
 
-    def finish(self, path: str, *, waits_for_disk: bool) -> None:
+    def finish(self, path: str, *, waits_for_disk: bool) -> int:
         """Gives the file its name. After a power failure one that was not waited for may be there with its size, and
-        not with its content."""
+        not with its content.
+
+        Returns:
+            A descriptor to read it, whatever becomes of the name; the caller's to close.
+        """
         if waits_for_disk:
             os.fsync(self._file)
-        os.replace(self.path, path)
-        os.unlink(self._marks_path)
-
-    def remove(self) -> None:
-        """Removes what has come."""
-        for path in (self.path, self._marks_path):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.replace(self.path, path)
+            os.unlink(self._marks_path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def close(self) -> None:
         """Closes the files, and leaves them."""
@@ -338,7 +358,7 @@ class Download:
 
     source: RetryingStore
 
-    def to_file(self, path: str, partial: PartialFile, target: str, hashes: Mapping[str, str]) -> None:
+    def to_file(self, path: str, partial: PartialFile, target: str, hashes: Mapping[str, str]) -> int:
         """Downloads an object into a file, which appears under its name when it is whole and right.
 
         Args:
@@ -346,6 +366,9 @@ class Download:
             partial: What has come of it, and what will.
             target: The file.
             hashes: Names of hashes and what they must be.
+
+        Returns:
+            A descriptor to read the file, which is the caller's to close.
 
         Raises:
             DownloadError: All attempts have failed.
@@ -358,8 +381,7 @@ class Download:
             self._fill(path, partial)
             wrong = [f"its {name} is {found}, not {hashes[name]}" for name, found in self._hashes(partial, hashes)]
             if not wrong:
-                partial.finish(target, waits_for_disk=not hashes)  # who has hashes compares them after a failure
-                return
+                return partial.finish(target, waits_for_disk=not hashes)  # with hashes it is compared after a failure
             partial.reset()
             self.source.traffic.add(retries=1)
         raise DownloadError(
@@ -375,27 +397,26 @@ class Download:
 
     def _fill(self, path: str, partial: PartialFile) -> None:
         """Downloads the ranges that are missing, or all at once from a server that knows no ranges."""
-        ranges = partial.missing()
         try:
-            self._fetch_all(path, partial, ranges)
+            self._fetch_all(path, partial, partial.missing())
         except RangeNotSupportedError:
-            self._fetch_all(path, partial, [(0, partial.size_bytes)])
+            self._fetch_all(path, partial, [(0, None)])
 
-    def _fetch_all(self, path: str, partial: PartialFile, ranges: Sequence[tuple[int, int]]) -> None:
+    def _fetch_all(self, path: str, partial: PartialFile, ranges: Sequence[tuple[int, int | None]]) -> None:
         calls = [functools.partial(self._fetch, path, partial, *ends) for ends in ranges]
         self.source.requests.make_all(calls, self.source.policy, self.source.traffic)
 
-    def _fetch(self, path: str, partial: PartialFile, begin: int, end: int) -> None:
+    def _fetch(self, path: str, partial: PartialFile, begin: int, end: int | None) -> None:
         started = time.monotonic()
-        store = self.source.store
-        part = store.read(path) if end - begin > RANGE_BYTES else store.read(path, begin, end)
+        part = self.source.store.read(path, begin, end)
         view = memoryview(part.data).cast("B")
         self.source.traffic.add(num_bytes=view.nbytes, seconds=time.monotonic() - started)
-        if view.nbytes != end - begin or part.object_bytes not in (None, partial.size_bytes):
+        wanted = (partial.size_bytes if end is None else end) - begin
+        if view.nbytes != wanted or part.object_bytes not in (None, partial.size_bytes):
             of = "" if part.object_bytes is None else f", of an object of {part.object_bytes}"
             raise StoreError(
                 f"{self.source.url}/{path}: {view.nbytes} bytes came from byte {begin} on{of}, but by index.json there "
-                f"are {end - begin}, of {partial.size_bytes}"
+                f"are {wanted}, of {partial.size_bytes}"
             )
         for at in range(0, view.nbytes, RANGE_BYTES):
             partial.write(begin + at, view[at : at + RANGE_BYTES])

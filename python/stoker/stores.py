@@ -15,7 +15,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import urlsplit
 
 from stoker.files import copy_atomically, write_atomically
@@ -180,7 +180,9 @@ class LocalStore:
 
 
 class NativeStore:
-    """A store of obstore."""
+    """A store of obstore, whose threads a fork does not have."""
+
+    _used_by: ClassVar[int | None] = None  # the process that has begun to use obstore
 
     def __init__(self, url: str, scheme: str, options: dict[str, Any], timeout_s: float) -> None:
         import obstore
@@ -230,8 +232,19 @@ class NativeStore:
 
     @contextlib.contextmanager
     def _telling(self, path: str) -> Iterator[None]:
-        """Raises errors of obstore as those that `Store` promises."""
+        """Raises errors of obstore as those that `Store` promises.
+
+        Raises:
+            RuntimeError: This is a fork of a process that uses obstore: a request would never come to an end.
+        """
         where = f"{self.url}/{path}"
+        if NativeStore._used_by is None:
+            NativeStore._used_by = os.getpid()
+        if NativeStore._used_by != os.getpid():
+            raise RuntimeError(
+                f"{where} can't be had in a fork of a process that has used obstore: start processes by 'spawn' or "
+                "'forkserver', or open the first remote stream behind the fork."
+            )
         try:
             yield
         except FileNotFoundError:
@@ -282,7 +295,10 @@ class FsspecStore:
             size_bytes = (
                 None if begin else int(self._system.info(self._at(path))["size"])
             )  # asked once, at the beginning
-            return Part(self._system.cat_file(self._at(path), start=begin or None, end=end), size_bytes)
+            data = self._system.cat_file(self._at(path), start=begin or None, end=end)
+            if end is not None and len(data) > end - begin:  # what its file system for HTTP does not tell
+                raise RangeNotSupportedError(f"{self.url}/{path}: {len(data)} bytes came, not {end - begin}.")
+            return Part(data, size_bytes)
 
     def write(self, path: str, source: bytes | str) -> None:
         with self._telling(path):
@@ -309,6 +325,8 @@ class FsspecStore:
             raise FileNotFoundError(f"there is no {where}.") from None
         except PermissionError as error:
             raise PermissionError(f"{where} may not be read or written with these credentials: {error}") from None
+        except StoreError:
+            raise
         except Exception as error:  # noqa: BLE001  # each of its file systems raises its own
             raise StoreError(f"{where}: {type(error).__name__}: {error}") from None
 

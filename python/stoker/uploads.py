@@ -13,6 +13,7 @@ from stoker.stores import open_store
 
 _AT_ONCE = 4  # files
 _WAITING = 8  # files that may wait, so that a slow store does not fill the disk
+_POLICY = Policy(timeout_s=600.0, total_timeout_s=6 * 3600.0)  # a request is a whole file, and uplinks are slow
 
 
 class Uploader:
@@ -30,7 +31,7 @@ class Uploader:
         Raises:
             ModuleNotFoundError, ValueError: See `open_store`.
         """
-        policy = policy or Policy()
+        policy = policy or _POLICY
         self._requests = Requests(_AT_ONCE)
         store = open_store(url, storage_options, timeout_s=policy.timeout_s)
         self.store = RetryingStore(store, self._requests, policy, Traffic())

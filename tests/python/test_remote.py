@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import dataclasses
+import errno
+import gc
 import gzip
 import json
 import logging
@@ -25,6 +28,7 @@ from mds import write_dataset
 from servers import Fault, Proxy, file_server
 from stoker import cache, downloads
 from stoker.downloads import PartialFile
+from stoker.fetching import fetch
 from texts import TEXTS
 
 LENGTHS = [[50 + (7 * k + i) % 9 for i in range(40)] for k in range(6)]
@@ -207,6 +211,22 @@ def test_other_compressions_are_expanded_also_of_local_shards(
     assert sorted(web.rglob("*")) == before  # nothing is written there
 
 
+def test_a_compressed_shard_without_hashes_that_comes_damaged_is_fetched_again(
+    web: Path, server: Proxy, tmp_path: Path
+) -> None:
+    want = expected(web)
+    recompress(web, "gz", gzip.compress)
+    server.fault = lambda path, number: Fault("corrupt") if number == 0 and is_shard(path, 1) else None
+    with stoker.DataLoader(
+        stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web"),
+        seq_len=64,
+        batch_size=4,
+        shuffle_block=30,
+    ) as loader:
+        assert_same([batch["input_ids"].numpy() for batch in loader], want)
+        assert loader.stats()["streams"]["web"]["retries"] == 1
+
+
 def test_a_cut_shard_of_another_compression_is_an_error_that_names_it(web: Path, tmp_path: Path) -> None:
     recompress(web, "gz", lambda data: gzip.compress(data)[:-10])
     with pytest.raises(stoker.MissingShardError, match=r"stream 'web': shard \d .*\.mds\.gz: it is cut or damaged"):
@@ -257,7 +277,15 @@ def test_requests_that_fail_are_made_again(web: Path, server: Proxy, tmp_path: P
         assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_a_server_that_knows_no_ranges_gives_whole_files(web: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("range_bytes", [1000, 1 << 20])
+@pytest.mark.parametrize("has_obstore", [True, False])
+def test_a_server_that_knows_no_ranges_gives_whole_files(
+    web: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, range_bytes: int, has_obstore: bool
+) -> None:
+    monkeypatch.setattr(downloads, "RANGE_BYTES", range_bytes)
+    if not has_obstore:
+        pytest.importorskip("aiohttp")
+        monkeypatch.setitem(sys.modules, "obstore", None)
     with file_server(tmp_path / "remote", knows_ranges=False) as url:
         assert_same(take(stoker.Stream(remote=f"{url}/web", local=tmp_path / "copy", name="web")), expected(web))
 
@@ -372,13 +400,64 @@ def test_a_store_without_timeouts_of_its_own_does_not_hang(
     assert_same(got, expected(web))
 
 
+def test_no_error_waits_for_what_hangs(server: Proxy, tmp_path: Path) -> None:
+    """Indexes are fetched at once: one is never answered, the other is not there."""
+    release, gave_up = threading.Event(), threading.Event()
+
+    def hang(path: str, number: int) -> Fault | None:
+        if "slow" in path and not release.wait(30):
+            gave_up.set()
+        return None
+
+    server.fault = hang
+    write_dataset(tmp_path / "remote", "slow", LENGTHS)
+    names = ("nothing", "slow")
+    streams = [stoker.Stream(remote=url_of(server, name), local=tmp_path / name) for name in names]
+    threads = set(threading.enumerate())
+    try:
+        with pytest.raises(FileNotFoundError, match=r"there is no http://.*/nothing/index\.json"):
+            take(streams)
+        assert not gave_up.is_set()
+    finally:
+        release.set()
+    gc.collect()
+    for thread in set(threading.enumerate()) - threads:
+        if thread.name.startswith("stoker-"):
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_a_fork_of_a_process_that_has_used_obstore_is_told_so(web: Path, server: Proxy, tmp_path: Path) -> None:
+    """Its threads are not there, and a request would never end."""
+    pytest.importorskip("obstore")
+    take(stoker.Stream(remote=url_of(server), local=tmp_path / "copy"))
+    if (child := os.fork()) == 0:
+        try:
+            take(stoker.Stream(remote=url_of(server), local=tmp_path / "other"))
+        except RuntimeError as error:
+            os._exit(7 if "in a fork of a process that has used obstore" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
 def test_a_shard_has_a_total_time(web: Path, server: Proxy, tmp_path: Path) -> None:
     server.fault = lambda path, number: Fault("503") if "shard" in path else None
     stream = stoker.Stream(
         remote=url_of(server), local=tmp_path / "copy", name="web", download_retry=1000, download_total_timeout=0.5
     )
-    with pytest.raises(stoker.MissingShardError, match="attempts"):
+    with pytest.raises(stoker.MissingShardError, match=r"within 0\.5 s.*\d attempts; the last failure: .*503"):
         take(stream)
+
+
+def test_errors_of_the_disk_are_not_those_of_a_missing_shard(
+    web: Path, server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", "a file")
+
+    monkeypatch.setattr(cache, "PartialFile", refuse)
+    with pytest.raises(PermissionError, match="Permission denied: 'a file'"):
+        take(stoker.Stream(remote=url_of(server), local=tmp_path / "copy", on_missing="skip"))
 
 
 # ---------------------------------------------------------------- the index
@@ -654,6 +733,45 @@ def test_marks_of_another_boot_or_size_are_not_believed(tmp_path: Path, monkeypa
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_marks_that_outlived_their_file_are_not_believed(tmp_path: Path) -> None:
+    """Of a process that was killed when the file had its name already."""
+    partial = PartialFile(str(tmp_path), "000001-", 2500)
+    for begin in (0, 1000, 2000):
+        partial.write(begin, b"x" * min(1000, 2500 - begin))
+    os.replace(partial.path, tmp_path / "whole")
+    assert len(PartialFile(str(tmp_path), "000001-", 2500).missing()) == 3
+
+
+def test_a_late_request_changes_nothing_that_has_come(tmp_path: Path) -> None:
+    partial = PartialFile(str(tmp_path), "000001-", 1000)
+    partial.write(0, b"x" * 1000)
+    partial.write(0, b"y" * 1000)
+    assert Path(partial.path).read_bytes() == b"x" * 1000
+
+
+def test_a_process_that_is_killed_while_it_expands_leaves_nothing(web: Path, server: Proxy, tmp_path: Path) -> None:
+    want = expected(web)
+    recompress(web, "gz", gzip.compress)
+    stream = stoker.Stream(remote=str(web), local=tmp_path / "copy", name="web")
+    if (child := os.fork()) == 0:
+        real = os.replace
+
+        def replace(source: Any, target: Any) -> None:
+            if str(target).endswith(".mds"):
+                os._exit(7)
+            real(source, target)
+
+        os.replace = replace
+        take(stream, num_downloads=1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    (kept,) = shards_of(tmp_path / "copy")
+    server.fault = lambda path, number: Fault("404") if path.endswith(kept.name) and kept.parent.name in path else None
+    assert_same(take(stream), want)
+    assert {p.suffix for p in shards_of(tmp_path / "copy")} == {".mds"}
+    assert sorted(p.name for p in (tmp_path / "copy" / ".stoker").iterdir()) == ["lock", "remote.json"]
+
+
 def test_processes_that_share_a_directory_fetch_each_shard_once(web: Path, server: Proxy, tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(
@@ -680,11 +798,7 @@ def test_a_lock_that_somebody_keeps_is_not_waited_for_forever(web: Path, server:
     (tmp_path / "copy" / "2" / "shard.00000.mds").unlink()
     with cache.lock_byte(str(tmp_path / "copy" / ".stoker" / "lock"), 2):  # by one that hangs
         assert_same(take(stream), expected(web))
-    assert {p.name.partition("-")[0] for p in (tmp_path / "copy" / ".stoker").iterdir()} == {
-        "lock",
-        "remote.json",
-        "verified",
-    }
+    assert sorted(p.name for p in (tmp_path / "copy" / ".stoker").iterdir()) == ["lock", "remote.json"]
 
 
 def test_a_loader_of_remote_streams_is_pickled_and_not_used_in_a_fork(web: Path, server: Proxy, tmp_path: Path) -> None:

@@ -168,6 +168,12 @@ def test_tokens_of_a_remote_are_counted_from_heads_where_these_tell(
     assert (proxy.sent_bytes < size // 2) == (form == {})
 
 
+def test_tokens_are_counted_where_a_server_knows_no_ranges(tmp_path: Path) -> None:
+    web = write_dataset(tmp_path, "web", LENGTHS, totals=False)
+    with file_server(tmp_path, knows_ranges=False) as url:
+        assert count_tokens(f"{url}/web", out=tmp_path).tokens == count_tokens(web).tokens
+
+
 def test_totals_are_written_beside_a_remote_index(bucket: str, tmp_path: Path) -> None:
     web = write_dataset(tmp_path, "web", LENGTHS, totals=False)
     fsspec.filesystem("memory").put(str(web), f"/{bucket.partition('://')[2]}/web", recursive=True)
