@@ -109,16 +109,40 @@ class ShardCache:
 
         Raises:
             FileNotFoundError, PermissionError: The remote has no index, or it may not be read.
-            ValueError: The directory is the copy of another remote.
+            ValueError: The directory has data that is not a copy of this remote, or the index does not have the hash
+                that is asked for.
             DownloadError: The remote can't be reached, and there is no copy.
+            OSError: The directory can't be written to, and is not what the remote is.
         """
         copy = IndexCopy(self.name, self._store, self.directory)
-        if copy.is_current():
+        try:
+            if not copy.is_current():
+                self._copy_index(copy)
+        except DownloadError as error:
+            copy.use_as_it_is(error)
+        self._check_hashes()
+
+    def _copy_index(self, copy: IndexCopy) -> None:
+        try:
+            os.makedirs(self._own(""), exist_ok=True)
+            with self._locked(_INDEX_BYTE):
+                if not copy.is_current():  # as another process has not made it meanwhile
+                    copy.fetch()
+        except OSError as error:  # read-only, and made by other means
+            if error.errno not in _MAY_NOT_WRITE or not copy.is_same():
+                raise
+
+    def _check_hashes(self) -> None:
+        asked = self._options.validate_hash
+        if asked in (None, _AUTO):
             return
-        os.makedirs(self._own(""), exist_ok=True)
-        with self._locked(_INDEX_BYTE):
-            if not copy.is_current():  # as another process has not made it meanwhile
-                copy.fetch()
+        get_hash(asked)
+        for entry in self._shards:
+            if asked not in entry.remote.hashes:
+                raise ValueError(
+                    f"stream {self.name!r}: Hash algorithm `{asked}` chosen for data validation does not match with "
+                    f"those provided during dataset creation `{sorted(entry.remote.hashes)}`. Provide one of those."
+                )
 
     # ------------------------------------------------------------ shards
     @functools.cached_property
@@ -264,22 +288,11 @@ class ShardCache:
         return fd
 
     def _hashes_of(self, file: FileEntry) -> dict[str, str]:
-        """Those that are compared.
-
-        Raises:
-            ValueError: The index does not have the one that is asked for.
-        """
+        """Those that are compared."""
         asked = self._options.validate_hash
-        if asked is None:
-            return {}
         if asked == _AUTO:
             return dict(list(file.hashes.items())[:1])
-        if asked not in file.hashes:
-            raise ValueError(
-                f"Hash algorithm `{asked}` chosen for data validation does not match with those provided during "
-                f"dataset creation `{sorted(file.hashes)}`. Provide one of those."
-            )
-        return {asked: file.hashes[asked]}
+        return {name: digest for name, digest in file.hashes.items() if name == asked}
 
     # ------------------------------------------------------------ what is there
     def files(self) -> Iterator[tuple[int, str, os.stat_result]]:

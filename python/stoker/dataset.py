@@ -116,7 +116,7 @@ class TokenDataset:
         _check_tokenizers(self.names, self.indexes, options)
         self.kinds = [_kind(stream, index) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.overflows = [self._overflow(stream, kind) for stream, kind in zip(self.streams, self.kinds, strict=True)]
-        self.sizes = [_sizes(name, index, options) for name, index in zip(self.names, self.indexes, strict=True)]
+        self.sizes = [_sizes(stream, index, options) for stream, index in zip(self.streams, self.indexes, strict=True)]
         self.counts = self._count_units()
         self.rates = self.counts if options.finite else self._rates()
         self._limit = self._limit_caches()
@@ -597,8 +597,8 @@ def _kind(stream: Stream, index: StreamIndex) -> str:
     return kind
 
 
-def _sizes(name: str, index: StreamIndex, options: Options) -> npt.NDArray[np.uint64]:
-    path = index_path(index.directory)
+def _sizes(stream: Stream, index: StreamIndex, options: Options) -> npt.NDArray[np.uint64]:
+    name, path = stream.name, index_path(index.directory)
     if not index.samples.any():
         raise ValueError(f"stream {name!r} is empty: {path} lists no sample.")
     if index.is_made and options.layout == "concat":
@@ -612,7 +612,8 @@ def _sizes(name: str, index: StreamIndex, options: Options) -> npt.NDArray[np.ui
         raise ValueError(
             f"stream {name!r} does not tell how many tokens its shards hold, which layout {options.layout!r} "
             "or weights_in='tokens' needs: run "
-            f"`stoker index {index.directory}` once; it counts them and writes them beside index.json."
+            f"`stoker index {stream.remote_directory or index.directory}` once; it counts them and writes them beside "
+            "index.json."
         )
     if needs_tokens and index.tokens is not None and not index.tokens.any():
         raise ValueError(f"stream {name!r} is empty: the samples in {index.directory} hold no token.")

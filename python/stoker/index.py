@@ -270,6 +270,11 @@ def _is_foreign(entry: Entry, directory: str) -> bool:
     return not os.path.exists(os.path.join(directory, entry.raw_data.basename))
 
 
+def is_inside(basename: str) -> bool:
+    """Whether the name of a file, as an index has it, stays inside the directory."""
+    return bool(basename) and not basename.startswith("/") and ".." not in basename.split("/") and "\0" not in basename
+
+
 def _check_entry(entry: Entry, what: str) -> None:
     """Checks what the core relies on; `what` begins the error sentences."""
     if entry.format != "mds" or entry.version != 2:
@@ -279,8 +284,7 @@ def _check_entry(entry: Entry, what: str) -> None:
         )
     files = [entry.raw_data] if entry.zip_data is None else [entry.raw_data, entry.zip_data]
     for file in files:
-        parts = file.basename.split("/")
-        if not file.basename or file.basename.startswith("/") or ".." in parts or "\0" in file.basename:
+        if not is_inside(file.basename):
             raise ValueError(f"{what} has the file name {file.basename!r}: it must stay inside the directory.")
         if not 0 < file.bytes <= _MAX_BYTES:
             raise ValueError(f"{what} says {file.basename} has {file.bytes} bytes: a file has 1 to {_MAX_BYTES}.")

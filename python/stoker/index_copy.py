@@ -12,8 +12,7 @@ import msgspec
 
 from stoker.downloads import DownloadError, RetryingStore
 from stoker.files import write_atomically
-from stoker.index import TOTALS_FILE, digest_of, index_path
-from stoker.stores import ObjectInfo
+from stoker.index import INDEX_FILE, TOTALS_FILE, digest_of, index_path, is_inside
 
 logger = logging.getLogger("stoker")
 
@@ -27,6 +26,10 @@ class FileEntry(msgspec.Struct, gc=False):
     basename: str
     bytes: int
     hashes: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        if not is_inside(self.basename):
+            raise ValueError(f"the file name {self.basename!r} does not stay inside the directory")
 
 
 class ShardEntry(msgspec.Struct, gc=False):
@@ -52,9 +55,18 @@ class _Listing(msgspec.Struct):
 
 
 def read_listing(directory: str) -> list[ShardEntry]:
-    """The files of all shards, by the copy of an index that has been checked."""
-    with open(index_path(directory), "rb") as file:
-        return msgspec.json.decode(file.read(), type=_Listing).shards
+    """The files of all shards, by the copy of an index.
+
+    Raises:
+        FileNotFoundError: There is no index.json.
+        ValueError: It does not list shards, or one has a file elsewhere.
+    """
+    path = index_path(directory)
+    with open(path, "rb") as file:
+        try:
+            return msgspec.json.decode(file.read(), type=_Listing).shards
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not what it should be: {error}. Write the data set again.") from None
 
 
 class IndexCopy:
@@ -72,55 +84,81 @@ class IndexCopy:
         self._directory = directory
 
     def is_current(self) -> bool:
-        """Whether the copy is that of the remote, as far as the remote tells; and whether, where the remote can't be
-        reached, there is one.
+        """Whether the copy is that of the remote, as far as the remote tells.
 
         Raises:
             FileNotFoundError, PermissionError: The remote has no index, or it may not be read.
-            ValueError: The directory is the copy of another remote.
-            DownloadError: The remote can't be reached, and there is no copy.
+            DownloadError: The remote can't be reached.
         """
-        try:
-            info = self._store.stat("index.json")
-        except DownloadError as error:
-            if not os.path.isfile(index_path(self._directory)):
-                raise DownloadError(
-                    f"stream {self._name!r}: its index can't be had: {error}.", error.attempts
-                ) from None
-            self._check_remote()
-            logger.warning("stream %r: %s. The copy in %s is used.", self._name, error, self._directory)
-            return True
-        return self._is_noted(info)
+        info = self._store.stat(INDEX_FILE)
+        note = self._note()
+        if not info.version or note.get("url") != self._store.url:
+            return False
+        if (note.get("version"), note.get("size")) != (info.version, info.size_bytes):
+            return False
+        content = self._content()
+        if content is None or digest_of(content) != note.get("index"):
+            return False
+        return _tells_totals(content) or note.get("totals") == self._totals_version()
+
+    def is_same(self) -> bool:
+        """Whether the copy is that of the remote, by what is in it. Raises as `is_current`."""
+        return self._content() == self._store.read(INDEX_FILE)
 
     def fetch(self) -> None:
         """Makes the copy what the remote is; to be called by one process at a time. Shards that another index described
         are removed.
 
         Raises:
-            FileNotFoundError, PermissionError, DownloadError, ValueError: As `is_current`.
+            FileNotFoundError, PermissionError, DownloadError: As `is_current`.
+            ValueError: The directory has data that is not a copy of this remote.
         """
-        info = self._store.stat("index.json")
-        content = self._store.read("index.json")
-        totals = self._read_totals(content)
-        path = index_path(self._directory)
-        if os.path.isfile(path):
-            with open(path, "rb") as file:
-                before = file.read()
-            if before != content:
-                self._check_remote()
-                self._remove_changed(before, content)
-        write_atomically(path, content)
+        info = self._store.stat(INDEX_FILE)
+        content = self._store.read(INDEX_FILE)
+        totals, totals_version = None, None
+        if not _tells_totals(content) and (totals_version := self._totals_version()) is not None:
+            totals = self._store.read(TOTALS_FILE)
+        before = self._content()
+        if before is not None and before != content:
+            self._check_remote()
+            self._remove_changed(before, content)
+        note = {
+            "url": self._store.url,
+            "version": info.version,
+            "size": info.size_bytes,
+            "index": digest_of(content),
+            "totals": totals_version,
+        }
+        # First: from now on it is a copy, whatever ends the process; and not a current one before the index is there.
+        write_atomically(self._note_path, json.dumps(note).encode())
         if totals is not None:
             write_atomically(os.path.join(self._directory, TOTALS_FILE), totals)
-        note = {"url": self._store.url, "version": info.version, "size": info.size_bytes, "index": digest_of(content)}
-        write_atomically(self._note_path, json.dumps(note).encode())
+        write_atomically(index_path(self._directory), content)
 
-    def _read_totals(self, index: bytes) -> bytes | None:
-        """stoker.json, where index.json does not tell the totals and the remote has one."""
-        if b'"stoker"' in index:
-            return None
+    def use_as_it_is(self, error: DownloadError) -> None:
+        """Makes do with the copy where the remote can't be reached, as an error told.
+
+        Raises:
+            DownloadError: There is none.
+            ValueError: It is that of another remote.
+        """
+        if self._content() is None:
+            raise DownloadError(f"stream {self._name!r}: its index can't be had: {error}", error.attempts) from None
+        self._check_remote()
+        logger.warning("stream %r: %s. The copy in %s is used.", self._name, error, self._directory)
+
+    def _content(self) -> bytes | None:
+        """Of the copy, if there is one."""
         try:
-            return self._store.read(TOTALS_FILE)
+            with open(index_path(self._directory), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def _totals_version(self) -> str | None:
+        """Of the remote's stoker.json; None: it has none."""
+        try:
+            return self._store.stat(TOTALS_FILE).version
         except (FileNotFoundError, PermissionError):  # some stores say that of what is not there
             return None
 
@@ -136,31 +174,25 @@ class IndexCopy:
             return {}
         return note if isinstance(note, dict) else {}
 
-    def _is_noted(self, info: ObjectInfo) -> bool:
-        note = self._note()
-        if not info.version or note.get("url") != self._store.url:
-            return False
-        if (note.get("version"), note.get("size")) != (info.version, info.size_bytes):
-            return False
-        try:
-            with open(index_path(self._directory), "rb") as file:
-                return digest_of(file.read()) == note.get("index")
-        except FileNotFoundError:
-            return False
-
     def _check_remote(self) -> None:
-        note = self._note()
-        if note and note.get("url") != self._store.url:
+        """
+        Raises:
+            ValueError: The directory is the copy of another remote, or no copy: what is there may be all that there is.
+        """
+        url = self._note().get("url")
+        if url != self._store.url:
+            what = "holds a data set that was not fetched from a remote" if url is None else f"is the copy of {url}"
             raise ValueError(
-                f"{self._directory} is the copy of {note.get('url')}, not of {self._store.url}: give stream "
-                f"{self._name!r} another `local`."
+                f"{self._directory} {what}, and its index is not that of {self._store.url}: give stream "
+                f"{self._name!r} another `local`, or remove what is there."
             )
 
     def _remove_changed(self, before: bytes, after: bytes) -> None:
-        """Removes the files of shards that are not the same by both indexes, as far as these tell."""
+        """Removes the files of shards that are not the same by both indexes, as far as these tell, and totals that were
+        counted for the one before."""
         try:
             old, new = (msgspec.json.decode(content, type=_Listing).shards for content in (before, after))
-        except msgspec.DecodeError:  # reading it will say why
+        except (msgspec.DecodeError, UnicodeDecodeError):  # reading it will say why
             return
         now = {file.basename: file for shard in new for file in shard.files}
         changed = [f.basename for shard in old for f in shard.files if not f.hashes or now.get(f.basename) != f]
@@ -170,6 +202,11 @@ class IndexCopy:
             self._store.url,
             len(changed),
         )
-        for basename in changed:
+        for basename in (*changed, TOTALS_FILE):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(self._directory, basename))
+
+
+def _tells_totals(index: bytes) -> bool:
+    """Whether an index has the totals of its shards itself."""
+    return b'"stoker"' in index

@@ -28,15 +28,14 @@ def open_cache(stream: Stream, requests: Requests) -> ShardCache:
         ModuleNotFoundError: A package is missing for its URL; the message says which.
         ValueError: There is no such scheme, or an option is not known.
     """
-    assert stream.remote is not None
-    url = f"{stream.remote}/{stream.split}" if stream.split else stream.remote
+    assert stream.remote_directory is not None
     options = CacheOptions(
         policy=Policy(stream.download_retry, stream.download_timeout, stream.download_total_timeout),
         validate_hash=stream.validate_hash,
         validate_cached=stream.validate_cached,
         keep_zip=stream.keep_zip,
     )
-    store = open_store(url, stream.storage_options, timeout_s=stream.download_timeout)
+    store = open_store(stream.remote_directory, stream.storage_options, timeout_s=stream.download_timeout)
     return ShardCache(str(stream.name), store, stream.directory, options, requests)
 
 

@@ -150,7 +150,9 @@ class Stream:
         name = self.name or os.path.basename(path if self.local is not None else str(remote))
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "local", path)
-        object.__setattr__(self, "remote", None if remote == path else remote)
+        object.__setattr__(self, "remote", remote)
+        if remote is not None and not is_url(remote) and _are_same(self.directory, str(self.remote_directory)):
+            object.__setattr__(self, "remote", None)  # the only copy is there: nothing may be removed
 
     def _check_download(self) -> None:
         check_index(f"download_retry of stream {self.name!r}", self.download_retry, 0, 1000)
@@ -169,3 +171,16 @@ class Stream:
     def directory(self) -> str:
         """The directory that holds index.json."""
         return os.path.join(str(self.local), self.split) if self.split else str(self.local)
+
+    @property
+    def remote_directory(self) -> str | None:
+        """The URL of the directory that holds index.json, if there is a remote."""
+        return f"{self.remote}/{self.split}" if self.remote and self.split else self.remote
+
+
+def _are_same(one: str, other: str) -> bool:
+    """Whether two paths lead to one directory, by links, too."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)

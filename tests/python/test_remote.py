@@ -244,7 +244,7 @@ def test_raw_streams_are_fetched_and_tokenized(server: Proxy, tokenizer: Path, t
     shutil.rmtree(tmp_path / "copy")
     count = sum(server.requests.values())
     assert_same(take(stream, **options), want)  # the tokens are there still
-    assert sum(server.requests.values()) == count + 2  # the index, and whether there are totals
+    assert sum(server.requests.values()) == count + 1  # the index
 
 
 # ---------------------------------------------------------------- faults of networks and servers
@@ -483,12 +483,52 @@ def test_a_copy_is_used_where_the_remote_is_away(
     assert "is used" in caplog.text
 
 
+def test_a_copy_is_used_where_the_index_is_refused(web: Path, server: Proxy, tmp_path: Path) -> None:
+    """HEAD is answered, and says that it is another one."""
+    stream = stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web", download_retry=1)
+    take(stream)
+    os.utime(web / "index.json")
+    server.fault = lambda path, number: Fault("503") if "index" in path else None
+    assert_same(take(stream), expected(web))
+    with pytest.raises(OSError, match=r"stream 'new': its index can't be had: .*503.*\(2 attempts\)"):
+        take(stoker.Stream(remote=url_of(server), local=tmp_path / "new", download_retry=1))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/../../outside", ""])
+def test_an_index_names_no_file_elsewhere(web: Path, server: Proxy, tmp_path: Path, name: str) -> None:
+    """None is written by `stoker fetch`, and none removed when the index has changed."""
+    good = (web / "index.json").read_text()
+    index = json.loads(good)
+    index["shards"][0]["raw_data"]["basename"] = name
+    (web / "index.json").write_text(json.dumps(index))
+    (tmp_path / "outside").write_text("precious")
+    stream = stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web")
+    with pytest.raises(ValueError, match=r"does not stay inside the directory - at `\$\.shards\[0\]\.raw_data`"):
+        fetch(stream)
+    (web / "index.json").write_text(good)
+    assert_same(take(stream), expected(web))
+    assert (tmp_path / "outside").read_text() == "precious"
+
+
+def test_data_that_was_not_fetched_is_not_replaced(web: Path, server: Proxy, tmp_path: Path) -> None:
+    """It may be all that there is."""
+    mine = write_dataset(tmp_path, "mine", LENGTHS[:3])
+    with pytest.raises(
+        ValueError, match=r"/mine holds a data set that was not fetched from a remote, and its index is"
+    ):
+        take(stoker.Stream(remote=url_of(server), local=mine, name="web"))
+    assert_same(take(stoker.Stream(local=mine)), take(stoker.Stream(local=mine)))
+    assert len(shards_of(mine)) == 3
+
+
 def test_a_copy_of_another_remote_is_refused_and_one_of_the_same_data_is_taken_over(
     web: Path, server: Proxy, tmp_path: Path
 ) -> None:
     write_dataset(tmp_path / "remote", "other", LENGTHS[:2])
     take(stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web"))
-    with pytest.raises(ValueError, match=r"is the copy of http://.*/web, not of http://.*/other: give stream"):
+    with pytest.raises(
+        ValueError, match=r"is the copy of http://.*/web, and its index is not that of http://.*/other: give"
+    ):
         take(stoker.Stream(remote=url_of(server, "other"), local=tmp_path / "copy", name="web"))
     shutil.copytree(web, tmp_path / "remote" / "mirror")
     before = sum(n for path, n in server.requests.items() if "shard" in path)
@@ -522,8 +562,11 @@ def test_totals_beside_an_index_are_copied_too(server: Proxy, tmp_path: Path) ->
     from stoker.totals import count_tokens
 
     count_tokens(web)
-    os.utime(web / "index.json")  # another version
     assert_same(take(stream), expected(web))
+    shutil.rmtree(web)
+    write_dataset(tmp_path / "remote", "web", LENGTHS[:4], totals=False, encoding="ndarray?")
+    with pytest.raises(ValueError, match=rf"which .* needs: run `stoker index {url_of(server)}` once"):
+        take(stream)  # those of the index before are not believed
 
 
 # ---------------------------------------------------------------- the local files
@@ -566,8 +609,20 @@ def test_files_that_are_there_are_compared_with_their_hashes_after_each_start_of
 def test_a_hash_that_the_index_does_not_have_is_told(web: Path, server: Proxy, tmp_path: Path) -> None:
     with_hashes(web)
     stream = stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web", validate_hash="md5")
-    with pytest.raises(stoker.MissingShardError, match=r"Hash algorithm `md5` chosen .* creation `\['sha1'\]`"):
-        take(stream)
+    with pytest.raises(ValueError, match=r"stream 'web': Hash algorithm `md5` chosen .* creation `\['sha1'\]`"):
+        stoker.DataLoader(stream, seq_len=64, batch_size=4)
+    with pytest.raises(ValueError, match="Invalid hash: crc"):
+        stoker.DataLoader(dataclasses.replace(stream, validate_hash="crc"), seq_len=64, batch_size=4)
+
+
+def test_what_came_without_being_compared_is_compared_by_who_asks_for_that(
+    web: Path, server: Proxy, tmp_path: Path
+) -> None:
+    with_hashes(web)
+    server.fault = lambda path, number: Fault("corrupt") if number == 0 and is_shard(path, 1) else None
+    place: dict[str, Any] = {"remote": url_of(server), "local": tmp_path / "copy", "name": "web"}
+    take(stoker.Stream(**place, validate_hash=None))
+    assert_same(take(stoker.Stream(**place)), expected(web))
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha3_512", "blake2b"])
@@ -610,6 +665,19 @@ def test_a_whole_copy_is_read_without_permission_to_write(web: Path, server: Pro
         take(stream)
         remount("ro")
         assert_same(take(stream), expected(web))
+
+
+def test_a_copy_made_by_other_means_is_read_without_permission_to_write(
+    web: Path, server: Proxy, tmp_path: Path
+) -> None:
+    stream = stoker.Stream(remote=url_of(server), local=tmp_path / "disk" / "copy", name="web")
+    with small_disk(tmp_path / "disk", "10m") as remount:
+        shutil.copytree(web, tmp_path / "disk" / "copy")
+        remount("ro")
+        assert_same(take(stream), expected(web))
+        (web / "index.json").write_text(json.dumps(json.loads((web / "index.json").read_text()), indent=1))
+        with pytest.raises(OSError, match=r"Read-only file system"):
+            take(stream)
 
 
 @contextlib.contextmanager
@@ -673,6 +741,40 @@ def test_a_limit_below_what_is_in_use_is_refused_with_the_number_that_is_needed(
     stream = stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web")
     with pytest.raises(ValueError, match=r"cache_limit is 10,240 bytes, but .* take [\d,]+: give at least that"):
         take(stream, cache_limit="10kb")
+
+
+def test_what_is_fetched_ahead_is_part_of_what_a_limit_must_hold(web: Path, server: Proxy, tmp_path: Path) -> None:
+    size = max(p.stat().st_size for p in shards_of(web))
+    options: dict[str, Any] = {"seq_len": 64, "batch_size": 4, "shuffle_block": 4, "cache_limit": int(5.5 * size)}
+    stream = stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web")
+    with pytest.raises(ValueError, match=r"at least that, or lower shuffle_block or predownload"):
+        take(stream, predownload=4, **options)
+    assert_same(take(stream, **options), expected(web, **options))
+
+
+def test_a_shard_that_must_make_room_at_once_is_read_all_the_same(
+    web: Path, server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as by another job with a lower limit."""
+    real = cache.ShardCache._download_file
+
+    def download_file(self: Any, shard: int, file: Any, prefix: str) -> int:
+        fd = real(self, shard, file, prefix)
+        self.remove(self._path(file))
+        return fd
+
+    monkeypatch.setattr(cache.ShardCache, "_download_file", download_file)
+    assert_same(take(stoker.Stream(remote=url_of(server), local=tmp_path / "copy", name="web")), expected(web))
+
+
+@pytest.mark.parametrize("split", [None, "web"])
+def test_a_link_to_the_remote_is_no_copy_of_it(web: Path, tmp_path: Path, split: str | None) -> None:
+    """Nothing is removed there, whatever the limit."""
+    (tmp_path / "link").symlink_to(web.parent if split else web)
+    stream = stoker.Stream(remote=str(web.parent if split else web), local=tmp_path / "link", split=split, name="web")
+    assert stream.remote is None
+    assert_same(take(stream, cache_limit=1), expected(web))
+    assert len(shards_of(web)) == 6
 
 
 def test_local_files_are_never_removed(web: Path, server: Proxy, tmp_path: Path) -> None:
