@@ -98,9 +98,10 @@ class TokenDataset:
                 )
         self._requests = Requests(options.num_downloads)
         self._tokenization = tokenization
+        weakref.finalize(self, self._requests.close)  # also where what follows fails
         self._process = os.getpid()
         self._caches = [open_cache(s, self._requests) if s.remote is not None else None for s in self.streams]
-        fetch_indexes([cache for cache in self._caches if cache is not None])
+        fetch_indexes([cache for cache in self._caches if cache is not None], self._requests)
         found = [self._read_index(s) for s in range(len(self.streams))]
         self.indexes = [index for index, _ in found]
         self._raw = [raw for _, raw in found]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
+from stoker.cache import ShardCache
 from stoker.downloads import Requests
 from stoker.index_copy import read_listing
 from stoker.remote import fetch_indexes, open_cache
@@ -59,18 +60,18 @@ def fetch(
     requests = Requests(num_downloads)
     try:
         caches = [open_cache(stream, requests) for stream in given]
-        fetch_indexes(caches)
+        fetch_indexes(caches, requests)
         sizes = [[entry.remote.bytes for entry in read_listing(cache.directory)] for cache in caches]
         total = sum(map(sum, sizes))
         with ThreadPoolExecutor(num_downloads, "stoker-fetch") as threads:
             waiting = {
-                threads.submit(cache.open_shard, shard): size
+                threads.submit(_fetch_shard, cache, shard): size
                 for cache, of_cache in zip(caches, sizes, strict=True)
                 for shard, size in enumerate(of_cache)
             }
             try:
                 for done in as_completed(waiting):
-                    os.close(done.result().fd)
+                    done.result()
                     if progress is not None:
                         progress(waiting[done], total)
             except BaseException:
@@ -89,3 +90,7 @@ def fetch(
         ]
     finally:
         requests.close()
+
+
+def _fetch_shard(cache: ShardCache, shard: int) -> None:
+    os.close(cache.open_shard(shard).fd)

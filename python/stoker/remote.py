@@ -91,8 +91,12 @@ def lend(cache: ShardCache, shard: int) -> Iterator[None]:
         os.unlink(opened.path)
 
 
-def fetch_indexes(caches: Sequence[ShardCache]) -> None:
+def fetch_indexes(caches: Sequence[ShardCache], requests: Requests) -> None:
     """Fetches the indexes of streams, several at once.
+
+    Args:
+        caches: Of the streams.
+        requests: Who makes theirs. They are closed where one fails, so that the others need not be waited for.
 
     Raises:
         FileNotFoundError, PermissionError, DownloadError, ValueError: See `ShardCache.fetch_index`.
@@ -100,8 +104,12 @@ def fetch_indexes(caches: Sequence[ShardCache]) -> None:
     if not caches:
         return
     with ThreadPoolExecutor(min(len(caches), _INDEXES_AT_ONCE), "stoker-index") as threads:
-        for done in [threads.submit(cache.fetch_index) for cache in caches]:
-            done.result()
+        try:
+            for done in [threads.submit(cache.fetch_index) for cache in caches]:
+                done.result()
+        except BaseException:
+            requests.close()
+            raise
 
 
 def ranks_of_a_node() -> int:

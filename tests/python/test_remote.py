@@ -11,6 +11,7 @@ import gzip
 import json
 import logging
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -801,6 +802,19 @@ def test_more_is_fetched_ahead_where_that_is_asked_for(web: Path, server: Proxy,
     assert fetched("near") == 1  # 20 rows of 64 tokens lie in the first shard
     assert fetched("far", predownload=3) == 4
     assert fetched("size", predownload="20kb") >= 4
+
+
+def test_more_files_may_be_ahead_than_a_process_may_open_by_default(tmp_path: Path) -> None:
+    web = write_dataset(tmp_path, "web", [[64] * 2] * 100)
+    stream = stoker.Stream(remote=str(web), local=tmp_path / "copy", name="web")
+    want = expected(web, shuffle_block=4)
+    fetch(stream)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, before[1]))
+    try:
+        assert_same(take(stream, predownload=100, shuffle_block=4), want)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 # ---------------------------------------------------------------- processes

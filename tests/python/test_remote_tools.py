@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,26 @@ def test_fetch_tells_what_it_does_and_what_it_can_not(server: tuple[Proxy, str],
     proxy.fault = lambda path, number: Fault("404") if "/3/shard" in path else None
     with pytest.raises(stoker.MissingShardError, match="shard 3 can't be had"):
         fetch(stoker.Stream(remote=f"{url}/web", local=tmp_path / "other"))
+
+
+def test_fetch_keeps_no_file_open(tmp_path: Path) -> None:
+    """Of what is there while others come, and when it is interrupted."""
+    web = write_dataset(tmp_path, "web", [[64]] * 40)
+    stream = stoker.Stream(remote=str(web), local=tmp_path / "copy")
+
+    def num_open() -> int:
+        links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return sum(os.path.exists(link) and "/copy/" in os.readlink(link) for link in links)
+
+    def interrupt(size: int, total: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(list((tmp_path / "copy").rglob("shard.*"))) < 40 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fetch(stream, progress=interrupt)
+    assert num_open() == 0
 
 
 # ---------------------------------------------------------------- verify
