@@ -423,9 +423,9 @@ class TokenDataset:
         piece_bytes = min(largest, -(-_core.LEAST_PIECE_BYTES // frame_bytes) * frame_bytes)  # whole frames
         return self._bytes_in_use(s, lanes, int(index.raw_bytes.sum()), piece_bytes)
 
-    def _bytes_in_use(self, s: int, lanes: int, stream_bytes: int, piece_bytes: int) -> int:
-        """Of so many bytes of a stream, those under the blocks in use of each lane that this rank plans. Pieces of a
-        size are kept whole."""
+    def _bytes_in_use(self, s: int, lanes: int, stream_bytes: int, piece_bytes: int, ahead: int = 0) -> int:
+        """Of so many bytes of a stream, those under the blocks in use of each lane that this rank plans, and under
+        `ahead` more. Pieces of a size are kept whole."""
         options = self._options
         units, block = self._units(s), self._block_units(s)
         if units <= block:
@@ -433,7 +433,7 @@ class TokenDataset:
         block_bytes = stream_bytes * block // units + 2 * piece_bytes
         planned = lanes // gcd(lanes, options.world_size) if options.shuffle else 1
         # The block at hand and the next one; and the one before, of which the rows of a window are emitted late.
-        blocks = 2 if options.finite else 3
+        blocks = ahead + (2 if options.finite else 3)
         return min(stream_bytes, blocks * planned * block_bytes)
 
     def _block_units(self, s: int) -> int:
@@ -469,16 +469,17 @@ class TokenDataset:
         limit, caches = self._options.cache_limit, [cache for cache in self._caches if cache is not None]
         if limit is None or not caches:
             return None
-        needs = 0
+        needs, lanes = 0, self._options.lanes
+        ahead = self._blocks_ahead(lanes)
         for s, cache in enumerate(self._caches):
             if cache is not None:
                 sizes = cache.shard_bytes()
-                in_use = self._bytes_in_use(s, self._options.lanes, sum(sizes), max(sizes))
+                in_use = self._bytes_in_use(s, lanes, sum(sizes), max(sizes), ahead[s])
                 needs += min(sum(sizes), in_use * ranks_of_a_node()) + max(sizes)
         if limit < needs:
             raise ValueError(
                 f"cache_limit is {limit:,} bytes, but the shards that are in use at once, with one that is coming, "
-                f"take {needs:,}: give at least that, or lower shuffle_block."
+                f"take {needs:,}: give at least that, or lower shuffle_block{' or predownload' if any(ahead) else ''}."
             )
         materializer = self._materializer
         assert materializer is not None

@@ -8,6 +8,7 @@ open file, so that nothing can happen to it on the way.
 from __future__ import annotations
 
 import logging
+import resource
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from stoker.cache import OpenedFile
 from stoker.errors import MissingShardError, pickled
 
 logger = logging.getLogger("stoker")
+
+_MOST_FILES = 1 << 16  # that may be open at once, where the system lets the process have them
 
 
 class ShardSource(Protocol):
@@ -70,6 +73,7 @@ class Materializer:
             return
         self.stop()  # its threads end when they have what they wait for
         self._store = store
+        _raise_file_limit()
         for i in range(self._num_threads):
             name = f"stoker-materialize-{i}"
             thread = threading.Thread(target=self._work, args=(store,), name=name, daemon=True)
@@ -116,3 +120,12 @@ class Materializer:
             self._missing[stream].append(Missing(shard, str(error)))
             logger.warning("going on without a shard: %s", error)
         store.set_missing(stream, shard)
+
+
+def _raise_file_limit() -> None:
+    """Each shard that is there ahead of need is an open file. By default a process may have 1,024, and more if it asks
+    for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
