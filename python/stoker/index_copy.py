@@ -62,11 +62,13 @@ def read_listing(directory: str) -> list[ShardEntry]:
         ValueError: It does not list shards, or one has a file elsewhere.
     """
     path = index_path(directory)
-    with open(path, "rb") as file:
-        try:
+    try:
+        with open(path, "rb") as file:
             return msgspec.json.decode(file.read(), type=_Listing).shards
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not what it should be: {error}. Write the data set again.") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"there is no {path}: a data set is a directory with it.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not what it should be: {error}. Write the data set again.") from None
 
 
 class IndexCopy:

@@ -213,7 +213,9 @@ class DataLoader:
                 is larger, they are expanded once to files in `cache_dir`.
             cache_dir: Default: `$STOKER_CACHE`, else `stoker` in the user's cache home.
             cache_limit: The local copies of remote streams are kept within this size, such as "100gb", all ranks of a
-                node together: the shards that were used least recently are removed. Default: everything is kept.
+                node together: the shards that were used least recently are removed. Of each stream it must hold the
+                shards under two blocks of `shuffle_block` units (`pack`: three) of all lanes of the node, those of
+                `predownload`, and one more; less is an error, with the number. Default: everything is kept.
             predownload: Shards of remote streams, or of such that are tokenized, are supplied ahead of need: in any
                 case those under the block of each stream and lane that is read, and under the next one. This many more
                 of each; or, as a size such as "4gb", of all together. Raise it where downloads come in fits.
@@ -228,6 +230,8 @@ class DataLoader:
         Raises:
             FileNotFoundError: A stream has no index.json, or there is no such tokenizer.
             ValueError: An argument breaks its rule, an index breaks its format, or there is no such device.
+            OSError: A remote can't be reached or may not be read, and there is no copy of its index.
+            ModuleNotFoundError: A package is missing for a remote; the message says which.
             TypeError: `streams` holds something else than Stream.
         """
         self._arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}

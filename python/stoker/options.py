@@ -168,7 +168,7 @@ class Options:
         self._check_index("num_workers", 0, 1024)
         self._check_index("prefetch_factor", 1, 1 << 16)
         self._check_index("num_downloads", 1, 1024)
-        self._check_index("predownload_shards", 0, 1 << 31)
+        check_index("predownload", self.predownload_shards, 0, 1 << 31)
         self._check_name("layout", LAYOUTS)
         self._check_name("padding_side", ("right", "left"))
         self._check_name("field_rules", ("stoker", "foundry"))

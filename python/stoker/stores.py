@@ -46,6 +46,17 @@ _OF_STREAMING = {
 }
 
 
+# What file systems of fsspec call it to have no credentials; the others have none.
+_ANONYMOUS: dict[str, dict[str, Any]] = {
+    "s3": {"anon": True},
+    "gs": {"token": "anon"},
+    "az": {"anon": True},
+    "abfs": {"anon": True},
+    "abfss": {"anon": True},
+    "hf": {"token": False},
+}
+
+
 class StoreError(OSError):
     """A request to a remote store has failed; it may succeed when it is made again."""
 
@@ -194,7 +205,7 @@ class NativeStore:
         for variable, name in _OF_STREAMING.get(kind, {}).items():
             if os.environ.get(variable):
                 options.setdefault(name, os.environ[variable])
-        if options.pop("anon", False):
+        if options.pop("anon", False) and kind not in ("http", "https"):  # these have no credentials
             options["skip_signature"] = True
         client = {"timeout": f"{timeout_s}s", "connect_timeout": f"{min(timeout_s, 20)}s", "allow_http": True}
         given = options.pop("client_options", {})
@@ -274,7 +285,10 @@ class FsspecStore:
             needs = 'obstore: pip install "stoker[remote]"' if scheme in _NATIVE else "fsspec: pip install fsspec"
             raise ModuleNotFoundError(f"{url} needs the package {needs}.") from None
         self.url = url
-        known = url.replace(f"{scheme}://", f"{_FOREIGN.get(scheme, scheme)}://", 1)
+        name = _FOREIGN.get(scheme, scheme)
+        if options.pop("anon", False):
+            options |= _ANONYMOUS.get(name, {})
+        known = url.replace(f"{scheme}://", f"{name}://", 1)
         try:
             self._system, self._root = fsspec.core.url_to_fs(known, **options)
         except ImportError as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from stoker import _core
 from stoker.dataset import stream_files
@@ -40,12 +41,18 @@ class Verification:
     problems: list[str] = field(default_factory=list)
 
 
-def verify(place: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None) -> Verification:
+def verify(
+    place: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
     """Reads all shards of a data set: compares the sizes of files and all hashes that the index has, decompresses them,
     reads every sample, and counts tokens where the index tells how many there should be.
 
     Args:
         place: A directory with index.json, or its URL: shards are fetched one by one, and not kept.
+        storage_options: Of a URL, see docs/remote.md.
         progress: Called with the bytes of a shard's file that has been read, and those of all.
 
     Raises:
@@ -58,7 +65,10 @@ def verify(place: str | os.PathLike[str], *, progress: Callable[[int, int], None
         return _verify(place, lambda shard: None, progress)
     requests = Requests(16)
     with tempfile.TemporaryDirectory(prefix="stoker-verify-") as directory:
-        cache = open_cache(Stream(remote=place, local=directory, validate_hash=None, keep_zip=True), requests)
+        stream = Stream(
+            remote=place, local=directory, storage_options=storage_options, validate_hash=None, keep_zip=True
+        )
+        cache = open_cache(stream, requests)
         cache.fetch_index()
 
         def fetch(shard: int) -> None:

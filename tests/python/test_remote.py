@@ -165,6 +165,32 @@ def test_without_obstore_fsspec_serves(
     stoker.stores._open.cache_clear()
 
 
+def test_what_is_public_is_read_without_credentials_in_every_store(
+    web: Path, server: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    anonymous: dict[str, Any] = {"storage_options": {"anon": True}, "name": "web"}
+    assert_same(take(stoker.Stream(remote=url_of(server), local=tmp_path / "copy", **anonymous)), expected(web))
+    told: dict[str, Any] = {}
+
+    def open_system(url: str, **options: Any) -> Any:
+        told[url.partition("://")[0]] = options
+        return fsspec.filesystem("memory"), "/"
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", open_system)
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    for scheme in ("s3", "gcs", "azure", "hf", "sftp", "https"):
+        stoker.stores.FsspecStore(f"{scheme}://a/b", scheme, {"anon": True})
+    assert told == {
+        "s3": {"anon": True},
+        "gs": {"token": "anon"},
+        "az": {"anon": True},
+        "hf": {"token": False},
+        "sftp": {},
+        "https": {},
+    }
+
+
 @pytest.mark.parametrize("keep_zip", [None, True, False])
 def test_zstd_shards_stay_compressed_or_are_expanded_once(server: Proxy, tmp_path: Path, keep_zip: bool | None) -> None:
     web = write_dataset(tmp_path / "remote", "web", LENGTHS, compression="zstd")

@@ -146,6 +146,7 @@ def test_verify_reads_a_remote_and_keeps_nothing(server: tuple[Proxy, str], tmp_
     write_dataset(tmp_path / "remote", "web", LENGTHS)
     found = verify(f"{url}/web")
     assert (found.shards, found.samples, found.problems) == (6, 240, [])
+    assert main(["verify", f"{url}/web", "--anonymous"]) == 0
     proxy.fault = lambda path, number: Fault("404") if "/3/shard" in path else None
     (problem,) = verify(f"{url}/web").problems
     assert "shard 3 can't be had" in problem
@@ -163,6 +164,11 @@ def test_verify_of_samples_and_offsets(tmp_path: Path) -> None:
     content[8:12] = (1 << 31).to_bytes(4, "little")
     shard.write_bytes(content)
     assert any("is not the shard" in problem for problem in verify(web).problems)
+
+
+def test_verify_of_nothing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(tmp_path)]) == 1
+    assert f"there is no {tmp_path}/index.json: a data set is a directory with it." in capsys.readouterr().err
 
 
 def test_verify_counts_what_a_copy_does_not_have_yet(server: tuple[Proxy, str], tmp_path: Path) -> None:

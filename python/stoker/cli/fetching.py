@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stoker.cli.progress import progress_bar
+from stoker.cli.stores import add_anonymous, storage_options
 from stoker.fetching import fetch
 from stoker.stream import Stream
 
@@ -20,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("remotes", nargs="+", metavar="URL", help="directories with index.json")
     parser.add_argument("--local", metavar="DIR", help="where it goes, of one URL (default: as a loader has it)")
     parser.add_argument("--split", metavar="S", help="a sub-directory of both")
-    parser.add_argument("--anonymous", action="store_true", help="without credentials")
+    add_anonymous(parser)
     parser.add_argument("--retry", type=int, default=5, metavar="N", help="of a request (default: %(default)s)")
     parser.add_argument("--timeout", type=float, default=60, metavar="S", help="of a request (default: %(default)s)")
     parser.add_argument(
@@ -37,7 +38,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
             remote=remote,
             local=arguments.local,
             split=arguments.split,
-            storage_options={"anon": True} if arguments.anonymous else None,
+            storage_options=storage_options(arguments),
             download_retry=arguments.retry,
             download_timeout=arguments.timeout,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from stoker.cli.stores import add_anonymous, storage_options
 from stoker.totals import count_tokens
 
 
@@ -22,6 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--bytes-dtype", default="int64", help="integer type of `bytes` token columns (default: %(default)s)"
     )
     parser.add_argument("--labels-dtype", help="the same of `bytes` labels (default: as --bytes-dtype)")
+    add_anonymous(parser)
     parser.set_defaults(run=_index)
 
 
@@ -30,6 +32,10 @@ def _index(arguments: argparse.Namespace) -> None:
         raise ValueError("--out is for one data set: index the others by themselves.")
     for place in arguments.places:
         totals = count_tokens(
-            place, bytes_dtype=arguments.bytes_dtype, labels_dtype=arguments.labels_dtype, out=arguments.out
+            place,
+            bytes_dtype=arguments.bytes_dtype,
+            labels_dtype=arguments.labels_dtype,
+            storage_options=storage_options(arguments),
+            out=arguments.out,
         )
         print(f"{place}: {sum(totals.tokens):,} tokens in {len(totals.tokens):,} shards")

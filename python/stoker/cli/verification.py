@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from stoker.cli.progress import progress_bar
+from stoker.cli.stores import add_anonymous, storage_options
 from stoker.verification import verify
 
 
@@ -17,6 +18,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "and counts tokens. The exit status is 1 if something is wrong.",
     )
     parser.add_argument("places", nargs="+", metavar="DIR|URL", help="directories with index.json, local or remote")
+    add_anonymous(parser)
     parser.set_defaults(run=_verify)
 
 
@@ -24,7 +26,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     is_right = True
     for place in arguments.places:
         with progress_bar() as bar:
-            found = verify(place, progress=None if bar is None else bar.advance)
+            advance = None if bar is None else bar.advance
+            found = verify(place, storage_options=storage_options(arguments), progress=advance)
         for problem in found.problems:
             print(problem)
         is_right = is_right and not found.problems
