@@ -122,13 +122,16 @@ class Requests:
         """Whether nobody wants anything any more."""
         return self._closed.is_set()
 
-    def make_all(self, calls: Sequence[Callable[[], _T]], policy: Policy, traffic: Traffic) -> list[_T]:
+    def make_all(
+        self, calls: Sequence[Callable[[], _T]], policy: Policy, traffic: Traffic, *, end_s: float | None = None
+    ) -> list[_T]:
         """Makes requests at once. Each that fails is made again, after a pause that doubles and is drawn at random.
 
         Args:
             calls: They may be called several times, and one that hangs beside its successor.
             policy: How hard to try.
             traffic: Retries are counted there.
+            end_s: When all time is over, of `time.monotonic`. Default: the policy's total time from now on.
 
         Returns:
             What they returned.
@@ -139,7 +142,8 @@ class Requests:
             OSError: What came could not be written.
             LoaderClosedError: Nobody wants it any more.
         """
-        end_s = time.monotonic() + policy.total_timeout_s
+        if end_s is None:
+            end_s = time.monotonic() + policy.total_timeout_s
         results: list[Any] = [None] * len(calls)
         waiting = [(0.0, number, 1) for number in range(len(calls))]  # a heap: when, which, which attempt
         running: dict[Future[Any], _Try] = {}
@@ -376,9 +380,16 @@ class Download:
             OSError: The disk is full, or fails.
             LoaderClosedError: Nobody wants it any more.
         """
-        attempts = self.source.policy.retries + 1
-        for _ in range(attempts):
-            self._fill(path, partial)
+        end_s = time.monotonic() + self.source.policy.total_timeout_s
+        attempts, wrong = 0, list[str]()
+        while attempts <= self.source.policy.retries:
+            try:
+                self._fill(path, partial, end_s)
+            except DownloadError:
+                if not wrong:
+                    raise
+                break  # what came before is the cause
+            attempts += 1
             wrong = [f"its {name} is {found}, not {hashes[name]}" for name, found in self._hashes(partial, hashes)]
             if not wrong:
                 return partial.finish(target, waits_for_disk=not hashes)  # with hashes it is compared after a failure
@@ -395,16 +406,18 @@ class Download:
             if (found := hash_file(name, partial.path)) != want:
                 yield name, found
 
-    def _fill(self, path: str, partial: PartialFile) -> None:
+    def _fill(self, path: str, partial: PartialFile, end_s: float) -> None:
         """Downloads the ranges that are missing, or all at once from a server that knows no ranges."""
         try:
-            self._fetch_all(path, partial, partial.missing())
+            self._fetch_all(path, partial, partial.missing(), end_s)
         except RangeNotSupportedError:
-            self._fetch_all(path, partial, [(0, None)])
+            self._fetch_all(path, partial, [(0, None)], end_s)
 
-    def _fetch_all(self, path: str, partial: PartialFile, ranges: Sequence[tuple[int, int | None]]) -> None:
+    def _fetch_all(
+        self, path: str, partial: PartialFile, ranges: Sequence[tuple[int, int | None]], end_s: float
+    ) -> None:
         calls = [functools.partial(self._fetch, path, partial, *ends) for ends in ranges]
-        self.source.requests.make_all(calls, self.source.policy, self.source.traffic)
+        self.source.requests.make_all(calls, self.source.policy, self.source.traffic, end_s=end_s)
 
     def _fetch(self, path: str, partial: PartialFile, begin: int, end: int | None) -> None:
         started = time.monotonic()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from stoker.files import copy_atomically, write_atomically
 
@@ -349,6 +349,8 @@ def _split(url: str, kind: str) -> tuple[str, str]:
     """Bucket or host as obstore takes them, and what stands before paths there. All URLs of a bucket share a client."""
     rest = url.partition("://")[2]
     bucket, _, prefix = rest.partition("/")
+    if kind in ("http", "https"):
+        prefix = unquote(prefix)  # obstore quotes it
     return f"{kind}://{bucket}", f"{prefix}/" if prefix else ""
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 
 class _Server(ThreadingHTTPServer):
@@ -45,7 +46,7 @@ def file_server(directory: Path, *, knows_ranges: bool = True) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:  # as the base class calls it
-            path = directory / self.path.lstrip("/")
+            path = directory / unquote(self.path).lstrip("/")
             if not path.is_file():
                 self.send_response(404)
                 self.send_header("Content-Length", "0")

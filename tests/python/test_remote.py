@@ -138,6 +138,13 @@ def test_a_stream_without_a_local_directory_has_one_of_its_own(web: Path, server
     assert_same(take(stream), expected(web))
 
 
+@pytest.mark.parametrize("written", ["a web+ü", "a%20web%2B%C3%BC"])
+def test_names_in_urls_of_http_may_be_quoted(server: Proxy, tmp_path: Path, written: str) -> None:
+    web = write_dataset(tmp_path / "remote", "a web+ü", LENGTHS)
+    stream = stoker.Stream(remote=url_of(server, written), local=tmp_path / "copy", name="web")
+    assert_same(take(stream), expected(web))
+
+
 def test_a_split_is_a_directory_of_both(server: Proxy, tmp_path: Path) -> None:
     write_dataset(tmp_path / "remote" / "web", "train", LENGTHS)
     stream = stoker.Stream(remote=url_of(server), local=tmp_path / "copy", split="train", name="train")
@@ -474,6 +481,11 @@ def test_a_shard_has_a_total_time(web: Path, server: Proxy, tmp_path: Path) -> N
     )
     with pytest.raises(stoker.MissingShardError, match=r"within 0\.5 s.*\d attempts; the last failure: .*503"):
         take(stream)
+    with_hashes(web)
+    server.fault = lambda path, number: Fault("corrupt") if "shard" in path else None
+    with pytest.raises(stoker.MissingShardError, match="its sha1 is") as told:
+        take(stream, num_downloads=1)
+    assert told.value.attempts < 1001
 
 
 def test_errors_of_the_disk_are_not_those_of_a_missing_shard(
