@@ -93,9 +93,8 @@ class ShardCache:
         self.name = name
         self.directory = directory
         self.counts = CacheCounts()
-        self.room: Callable[[int], AbstractContextManager[None]] = lambda size_bytes: (
-            nullcontext()
-        )  # for what is fetched
+        # Keeps room for so many bytes while they are fetched.
+        self.room: Callable[[int], AbstractContextManager[None]] = lambda size_bytes: nullcontext()
         self._options = options
         self._requests = requests
         self._store = RetryingStore(store, requests, options.policy, self.counts.traffic)
@@ -133,6 +132,7 @@ class ShardCache:
                 raise
 
     def _check_hashes(self) -> None:
+        """Whether the index has the hash that is asked for, of each shard."""
         asked = self._options.validate_hash
         if asked in (None, _AUTO):
             return
@@ -251,26 +251,27 @@ class ShardCache:
         """A descriptor of what a compressed file holds, of which one that is there is taken.
 
         Raises:
-            ValueError: It does not hold what the index says.
+            DownloadError: It does not hold what the index says, also when it is fetched again.
         """
         compressed = entry.remote
-        attempts_left = 1 if self._hashes_of(compressed) else self._options.policy.retries + 1
+        most_attempts = 1 if self._hashes_of(compressed) else self._options.policy.retries + 1
+        attempts = 0
         while True:
             fd = self._open_valid(shard, compressed)
             if fd is None:
                 fd = self._download_file(shard, compressed, prefix)
-                attempts_left -= 1
+                attempts += 1
             with open(fd, "rb") as file:
                 try:
                     expanded = self._expand(entry, file.read(), prefix)
-                except ValueError:
-                    os.unlink(self._path(compressed))
-                    if attempts_left <= 0:
-                        raise
+                except ValueError as error:
+                    self.remove(self._path(compressed))
+                    if attempts >= most_attempts:
+                        raise DownloadError(f"{error} ({attempts} attempts)", attempts) from error
                     self.counts.traffic.add(retries=1)
                     continue
             if not self._options.keep_zip:
-                os.unlink(self._path(compressed))
+                self.remove(self._path(compressed))
             return expanded
 
     def _expand(self, entry: ShardEntry, compressed: bytes, prefix: str) -> int:

@@ -20,9 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 from stoker.files import copy_atomically, write_atomically
 
-_METADATA_SERVICE = (
-    "169.254.169.254"  # which clouds have for their own machines; what else has no credentials asks there
-)
+# Which clouds have for their own machines; what else has no credentials asks there.
+_METADATA_SERVICE = "169.254.169.254"
 Buffer = Any  # bytes, or what has their buffer protocol
 
 # Schemes that obstore knows, by the names that MosaicML Streaming's URLs have for some of them.
@@ -306,9 +305,8 @@ class FsspecStore:
 
     def read(self, path: str, begin: int = 0, end: int | None = None) -> Part:
         with self._telling(path):
-            size_bytes = (
-                None if begin else int(self._system.info(self._at(path))["size"])
-            )  # asked once, at the beginning
+            # Asked once, at the beginning.
+            size_bytes = None if begin else int(self._system.info(self._at(path))["size"])
             data = self._system.cat_file(self._at(path), start=begin or None, end=end)
             if end is not None and len(data) > end - begin:  # what its file system for HTTP does not tell
                 raise RangeNotSupportedError(f"{self.url}/{path}: {len(data)} bytes came, not {end - begin}.")

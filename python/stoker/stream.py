@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class Stream:
     labels_dtype: str | None = None
     follow_links: bool = False
     prepare: Mapping[str, Any] | None = None
-    storage_options: Mapping[str, Any] | None = None
+    storage_options: Mapping[str, Any] | None = field(default=None, repr=False)  # there may be secrets
     download_retry: int = 5
     download_timeout: float = 60.0
     download_total_timeout: float = 600.0
