@@ -124,9 +124,9 @@ class ShardCache:
     def _copy_index(self, copy: IndexCopy) -> None:
         try:
             os.makedirs(self._own(""), exist_ok=True)
-            with self._locked(_INDEX_BYTE):
+            with self._locked(_INDEX_BYTE) as is_locked:
                 if not copy.is_current():  # as another process has not made it meanwhile
-                    copy.fetch()
+                    copy.fetch(is_alone=is_locked)
         except OSError as error:  # read-only, and made by other means
             if error.errno not in _MAY_NOT_WRITE or not copy.is_same():
                 raise
@@ -263,16 +263,12 @@ class ShardCache:
                 attempts += 1
             with open(fd, "rb") as file:
                 try:
-                    expanded = self._expand(entry, file.read(), prefix)
+                    return self._expand(entry, file.read(), prefix)
                 except ValueError as error:
                     self.remove(self._path(compressed))
                     if attempts >= most_attempts:
                         raise DownloadError(f"{error} ({attempts} attempts)", attempts) from error
                     self.counts.traffic.add(retries=1)
-                    continue
-            if not self._options.keep_zip:
-                self.remove(self._path(compressed))
-            return expanded
 
     def _expand(self, entry: ShardEntry, compressed: bytes, prefix: str) -> int:
         data = decompress(compressed, str(entry.compression))
@@ -281,6 +277,8 @@ class ShardCache:
         unfinished = self._own(f"{prefix}expanded")  # what a process leaves that is killed the next one writes over
         write_durably(unfinished, data)
         fd = os.open(unfinished, os.O_RDONLY | os.O_CLOEXEC)
+        if not self._options.keep_zip:
+            self.remove(self._path(entry.remote))  # first, so that none is left
         try:
             os.replace(unfinished, self._path(entry.raw_data))
         except OSError:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
+
+_TOKEN_DIGITS = 8  # of the name of a file that is not whole
 
 
 def write_durably(path: str, data: bytes) -> None:
@@ -32,6 +35,14 @@ def write_atomically(path: str, data: bytes) -> None:
         write_durably(temporary, data)
 
 
+def remove_unfinished(path: str) -> None:
+    """Removes what processes that died in `write_atomically` have left beside a file; to be called where no other
+    writes it now."""
+    for left in glob.glob(f"{glob.escape(path)}.{'[0-9a-f]' * _TOKEN_DIGITS}"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(left)
+
+
 def copy_atomically(source: str, path: str) -> None:
     """The same of a copy of a file."""
     with _renamed(path) as temporary:
@@ -43,7 +54,7 @@ def copy_atomically(source: str, path: str) -> None:
 @contextlib.contextmanager
 def _renamed(path: str) -> Iterator[str]:
     """A name to write to, that is renamed to `path` in the end."""
-    temporary = f"{path}.{secrets.token_hex(4)}"
+    temporary = f"{path}.{secrets.token_hex(_TOKEN_DIGITS // 2)}"
     try:
         yield temporary
         os.replace(temporary, path)

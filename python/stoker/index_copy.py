@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from stoker.downloads import DownloadError, RetryingStore
-from stoker.files import write_atomically
+from stoker.files import remove_unfinished, write_atomically
 from stoker.index import INDEX_FILE, TOTALS_FILE, digest_of, index_path, is_inside
 
 logger = logging.getLogger("stoker")
@@ -107,14 +107,20 @@ class IndexCopy:
         """Whether the copy is that of the remote, by what is in it. Raises as `is_current`."""
         return self._content() == self._store.read(INDEX_FILE)
 
-    def fetch(self) -> None:
-        """Makes the copy what the remote is; to be called by one process at a time. Shards that another index described
-        are removed.
+    def fetch(self, *, is_alone: bool) -> None:
+        """Makes the copy what the remote is. Shards that another index described are removed.
+
+        Args:
+            is_alone: No other process does that now: what those have left that died in it is removed.
 
         Raises:
             FileNotFoundError, PermissionError, DownloadError: As `is_current`.
             ValueError: The directory has data that is not a copy of this remote.
         """
+        totals_path, path = os.path.join(self._directory, TOTALS_FILE), index_path(self._directory)
+        if is_alone:
+            for own in (self._note_path, totals_path, path):
+                remove_unfinished(own)
         info = self._store.stat(INDEX_FILE)
         content = self._store.read(INDEX_FILE)
         totals, totals_version = None, None
@@ -134,8 +140,8 @@ class IndexCopy:
         # First: from now on it is a copy, whatever ends the process; and not a current one before the index is there.
         write_atomically(self._note_path, json.dumps(note).encode())
         if totals is not None:
-            write_atomically(os.path.join(self._directory, TOTALS_FILE), totals)
-        write_atomically(index_path(self._directory), content)
+            write_atomically(totals_path, totals)
+        write_atomically(path, content)
 
     def use_as_it_is(self, error: DownloadError) -> None:
         """Makes do with the copy where the remote can't be reached, as an error told.

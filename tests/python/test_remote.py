@@ -8,6 +8,7 @@ import dataclasses
 import errno
 import gc
 import gzip
+import itertools
 import json
 import logging
 import os
@@ -905,19 +906,56 @@ def test_a_late_request_changes_nothing_that_has_come(tmp_path: Path) -> None:
     assert Path(partial.path).read_bytes() == b"x" * 1000
 
 
-def test_a_process_that_is_killed_while_it_expands_leaves_nothing(web: Path, server: Proxy, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_a_process_may_be_killed_at_any_place(tmp_path: Path, is_compressed: bool) -> None:
+    """Before each third of the calls that change files, until there are no more."""
+    web = write_dataset(tmp_path, "web", LENGTHS[:1])
+    want = expected(web)
+    if is_compressed:
+        recompress(web, "gz", gzip.compress)
+    for place in itertools.count(0, 3):
+        stream = stoker.Stream(remote=str(web), local=tmp_path / f"{place}", name="web")
+        if (child := os.fork()) == 0:
+            with contextlib.suppress(BaseException):
+                kill_before(place)
+                take(stream, num_downloads=1)
+            os._exit(0)
+        was_killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        if place % 2:
+            for path in shards_of(tmp_path / f"{place}"):  # to make room for others
+                path.unlink()
+        assert_same(take(stream), want)
+        left = {p.name for p in (tmp_path / f"{place}").rglob("*") if p.is_file() and p.suffix != ".marks"}
+        assert left == {"index.json", "lock", "remote.json", "shard.00000.mds"}
+        if not was_killed:
+            break
+    assert place > 20
+
+
+def kill_before(number: int) -> None:
+    """Has this process killed before one of its calls that change files."""
+    calls = itertools.count()
+
+    def killing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == number:
+                os._exit(7)
+            return call(*arguments, **options)
+
+        return called
+
+    for name in ("replace", "unlink", "open", "pwrite", "fsync", "ftruncate", "mkdir"):
+        setattr(os, name, killing(getattr(os, name)))
+
+
+def test_a_process_that_is_killed_while_it_expands_leaves_what_has_come(
+    web: Path, server: Proxy, tmp_path: Path
+) -> None:
     want = expected(web)
     recompress(web, "gz", gzip.compress)
     stream = stoker.Stream(remote=str(web), local=tmp_path / "copy", name="web")
     if (child := os.fork()) == 0:
-        real = os.replace
-
-        def replace(source: Any, target: Any) -> None:
-            if str(target).endswith(".mds"):
-                os._exit(7)
-            real(source, target)
-
-        os.replace = replace
+        cache.write_durably = lambda path, data: os._exit(7)
         take(stream, num_downloads=1)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
