@@ -97,6 +97,7 @@ def _start(weed: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     command = [weed, "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", f"-s3.config={folder}/s3.json"]
     for name, port, grpc in zip(names, ports[::2], ports[1::2], strict=True):
         command += [f"-{name}.port={port}", f"-{name}.port.grpc={grpc}"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # services beside it on ports that are always the same
     command += ["-master.telemetry=false", "-volume.max=20", "-master.volumeSizeLimitMB=100"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
