@@ -146,7 +146,7 @@ def read_index(
     labels_dtype: str | None = None,
     *,
     with_totals: bool = True,
-    made_columns: Callable[[Sequence[str]], Mapping[str, str] | None] = lambda names: None,
+    made_columns: Callable[[Sequence[str], bool], Mapping[str, str] | None] = lambda names, is_stokers: None,
 ) -> StreamIndex:
     """Reads and checks the index of an MDS directory. Opens no shard.
 
@@ -155,8 +155,8 @@ def read_index(
         bytes_dtype: Integer type of token columns whose encoding is `bytes`.
         labels_dtype: The same of labels. Default: as bytes_dtype.
         with_totals: False: whatever is known about tokens is left alone.
-        made_columns: Of the columns of a shard, those of the token shard that is made of it, with their encodings;
-            None where it is one.
+        made_columns: Of the columns of a shard, and whether stoker has written it, those of the token shard that is
+            made of it, with their encodings; None where it is one.
 
     Raises:
         FileNotFoundError: There is no index.json.
@@ -168,7 +168,7 @@ def read_index(
     numbers: dict[object, int] = {}
     schema_indexes = []
     raw_names = index.shards[0].column_names if index.shards else []
-    made = made_columns(raw_names)
+    made = made_columns(raw_names, index.stoker is not None)
     for number, entry in enumerate(index.shards):
         what = f"shard {number} of {path}"
         if made is not None:
@@ -234,7 +234,7 @@ def read_tokenizer(path: str) -> TokenizerIdentity | None:
     return None if totals is None else totals.tokenizer
 
 
-def made_of_any(names: Sequence[str]) -> Mapping[str, str] | None:
+def made_of_any(names: Sequence[str], is_stokers: bool = False) -> Mapping[str, str] | None:
     """As `made_columns` of `read_index`: shards of any columns are taken, and what would be made of them is left
     open."""
     return None if set(names) & set(TOKEN_COLUMNS) else {"tokens": "ndarray"}

@@ -126,7 +126,7 @@ class DataLoader:
         cache_limit: int | str | None = None,
         predownload: int | str = 0,
         num_downloads: int = 16,
-        tokenizer: str | os.PathLike[str] | None = None,
+        tokenizer: str | os.PathLike[str] | Callable[[], str] | None = None,
         tokenizer_processes: int = 2,
     ) -> None:
         """Reads the streams' index files; opens no shard.
@@ -222,7 +222,8 @@ class DataLoader:
             num_downloads: Requests to remote stores at once.
             tokenizer: Streams may be of raw samples (`text`, `prompt` and `response`, `messages`, `turns`). Their
                 shards are tokenized one by one, ahead of need, into files in `cache_dir`, by the rules of
-                `stoker.prepare` (see `Stream.prepare`), which tells what a tokenizer may be. Layout `concat` can't have
+                `stoker.prepare` (see `Stream.prepare`), which tells what a tokenizer may be; or a function that gives
+                one, called where there is such a stream. Layout `concat` can't have
                 such streams. Where weights or the length of an epoch go by tokens, a stream's are reckoned from the
                 first samples of its first shard.
             tokenizer_processes: That tokenize. One keeps up with most trainers; more give the first batch sooner.

@@ -49,7 +49,9 @@ class Stream:
             hub. Without it such a shard is an error: an index should not make a job read files elsewhere.
         prepare: Of a stream of raw text, prompts and responses, messages or turns, in a loader with a `tokenizer`: how
             samples become tokens. Arguments of `stoker.prepare` by name: add_special_tokens, bos_text, columns,
-            eos_text, max_seq_len, on_error, preset, target_prompts, target_responses.
+            eos_text, max_seq_len, on_error, preset, target_prompts, target_responses. And pairs_apart: whether
+            `input_ids` and `labels` of shards that stoker has not written are a prompt and its response, as in older
+            data of LLM Foundry, and not labels of these ids.
         storage_options: Of the remote store: credentials, endpoint, `anon=True` for none. Default: what the environment
             says.
         download_retry: How often a request to the remote that has failed is made again, after pauses that double.

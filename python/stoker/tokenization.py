@@ -8,6 +8,7 @@ directory's lock file, and the others wait for that.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -37,6 +38,7 @@ from stoker.stream import Stream
 if TYPE_CHECKING:  # what prepares data is not loaded where nothing is to be prepared
     from stoker.preparation.rules import Rules
     from stoker.preparation.sources import Part
+    from stoker.preparation.tokenizer import TextTokenizer
 
 logger = logging.getLogger("stoker")
 
@@ -44,7 +46,7 @@ _T = TypeVar("_T")
 
 # Arguments of `stoker.prepare` that make sense for a sample alone.
 _OPTIONS = (
-    *("add_special_tokens", "bos_text", "columns", "eos_text", "max_seq_len", "on_error", "preset"),
+    *("add_special_tokens", "bos_text", "columns", "eos_text", "max_seq_len", "on_error", "pairs_apart", "preset"),
     *("target_prompts", "target_responses"),
 )
 _FIRST_SAMPLES = 1000  # by which the mean length is told
@@ -54,25 +56,41 @@ _ATTEMPTS = 3  # at a file that somebody removes meanwhile
 class Tokenization:
     """How the raw streams of a loader become token streams."""
 
-    def __init__(self, tokenizer: str | os.PathLike[str], *, processes: int, cache_dir: str) -> None:
+    def __init__(
+        self,
+        tokenizer: str | os.PathLike[str] | Callable[[], str],
+        *,
+        processes: int,
+        cache_dir: str,
+    ) -> None:
         """
         Args:
-            tokenizer: As `stoker.prepare` takes it.
+            tokenizer: As `stoker.prepare` takes it; or what gives that, called when a stream turns out to be raw.
             processes: That tokenize.
             cache_dir: Holds a directory for each stream.
 
         Raises:
             FileNotFoundError, ModuleNotFoundError, ValueError: As `stoker.prepare`.
         """
-        from stoker.preparation.tokenizer import TextTokenizer
-
         self.processes = processes
         self._cache_dir = cache_dir
-        self._name = os.path.abspath(tokenizer) if os.path.exists(tokenizer) else os.fspath(tokenizer)
-        self._tokenizer = TextTokenizer(self._name)
+        self._given = tokenizer
+        if not callable(tokenizer):
+            _ = self._tokenizer  # is there
         self._helpers: Helpers | None = None
         self._mutex = threading.Lock()
         self._is_closed = False
+
+    @functools.cached_property
+    def _name(self) -> str:
+        name = self._given() if callable(self._given) else self._given
+        return os.path.abspath(name) if os.path.exists(name) else os.fspath(name)
+
+    @functools.cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        from stoker.preparation.tokenizer import TextTokenizer
+
+        return TextTokenizer(self._name)
 
     def read_index(self, stream: Stream, raw: ShardCache | None) -> tuple[StreamIndex, RawStream | None]:
         """The index of a stream; of one that is raw as of the shards that are made of it, and how they are made.
@@ -87,8 +105,8 @@ class Tokenization:
         """
         found: list[Rules] = []
 
-        def made_columns(names: Sequence[str]) -> Mapping[str, str] | None:
-            rules = self.rules(stream, names)
+        def made_columns(names: Sequence[str], is_stokers: bool) -> Mapping[str, str] | None:
+            rules = self.rules(stream, names, is_stokers=is_stokers)
             if rules is None:
                 return None
             found.append(rules)
@@ -96,7 +114,7 @@ class Tokenization:
 
         index = read_index(stream.directory, stream.bytes_dtype, stream.labels_dtype, made_columns=made_columns)
         made_by = index.tokenizer
-        if made_by is not None and made_by.sha256 != self._tokenizer.sha256:
+        if made_by is not None and not callable(self._given) and made_by.sha256 != self._tokenizer.sha256:
             raise ValueError(
                 f"stream {stream.name!r} has token ids of another tokenizer than `tokenizer`, with a vocabulary of "
                 f"{made_by.vocab_size:,}: give the one that they were made with."
@@ -107,8 +125,13 @@ class Tokenization:
         identity = TokenizerIdentity(**self._identity_of(found[0]))
         return replace(index, tokenizer=identity), RawStream(shards, raw, self)
 
-    def rules(self, stream: Stream, columns: Sequence[str]) -> Rules | None:
+    def rules(self, stream: Stream, columns: Sequence[str], *, is_stokers: bool = False) -> Rules | None:
         """The rules for the samples of a stream with these columns; None where they are tokens.
+
+        Args:
+            stream: The stream.
+            columns: Of its shards.
+            is_stokers: Whether stoker has written them: then labels are those of the ids beside them.
 
         Raises:
             ValueError: `stream.prepare` has an unknown argument or a wrong one, or the columns are of no known kind.
@@ -116,9 +139,11 @@ class Tokenization:
         from stoker.preparation.examples import Targets
         from stoker.preparation.rules import Rules, find_form
 
-        if set(columns) & set(TOKEN_COLUMNS):
-            return None
         options = dict(stream.prepare or {})
+        if set(columns) & set(TOKEN_COLUMNS):
+            is_pair = options.get("pairs_apart", False) and {"input_ids", "labels"} <= set(columns)
+            if is_stokers or not is_pair:
+                return None
         unknown = sorted(set(options) - set(_OPTIONS))
         if unknown:
             raise ValueError(
@@ -164,12 +189,13 @@ class Tokenization:
         from stoker.preparation.plan import VERSION
 
         tokenizer = self._tokenizer
-        of = (index.sha256, {**asdict(rules), "tokenizer": tokenizer.digest}, VERSION)
+        of = (index.sha256, {**asdict(rules), "tokenizer": tokenizer.digest}, stream.bytes_dtype, VERSION)
         digest = hashlib.sha256(json.dumps(of).encode()).hexdigest()
         cache = os.path.join(self._cache_dir, f"{legible_name(str(stream.name))}-{digest[:16]}")
         return RawShards(
             name=str(stream.name),
             directory=stream.directory,
+            token_dtype=stream.bytes_dtype,
             rules=replace(rules, date=_date_of(cache)) if tokenizer.chat_template.is_dated else rules,
             tokenizer_digest=tokenizer.digest,
             cache=cache,
@@ -191,6 +217,7 @@ class RawShards:
     Attributes:
         name: Of the stream.
         directory: Of the raw shards and their index.json.
+        token_dtype: Integer type of token ids in columns of bytes.
         rules: How samples become tokens.
         tokenizer_digest: Of the tokenizer with which the loader began.
         cache: Where the made shards go.
@@ -201,6 +228,7 @@ class RawShards:
 
     name: str
     directory: str
+    token_dtype: str
     rules: Rules
     tokenizer_digest: str
     cache: str
@@ -223,9 +251,9 @@ class RawShards:
 
     def part(self, shard: int) -> Part:
         """A shard as the preparation reads it."""
-        from stoker.preparation.sources import find_shard
+        from stoker.preparation.sources import Reading, find_shard
 
-        return (find_shard(self.directory, shard),)
+        return (find_shard(self.directory, shard, Reading(token_dtype=self.token_dtype)),)
 
 
 class RawStream:

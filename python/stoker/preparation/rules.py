@@ -38,6 +38,8 @@ class Rules:
         bos_text, eos_text: Of text: before and behind each document; None: nothing, or for the end the tokenizer's
             end-of-sequence token.
         targets: Of finetuning: where there is loss.
+        pairs_apart: Of finetuning: `input_ids` and `labels` of a row are a prompt and its response, as in older data of
+            LLM Foundry, and not labels of these ids.
         max_seq_len: Of finetuning: an example without loss among so many first tokens is left out; None: whatever its
             length. Nothing is cut.
         concat: Of text: rows of so many tokens instead of documents, at the end; None: documents.
@@ -60,6 +62,7 @@ class Rules:
     bos_text: str | None = None
     eos_text: str | None = None
     targets: Targets = field(default_factory=Targets)
+    pairs_apart: bool = False
     max_seq_len: int | None = None
     concat: int | None = None
     wrap: bool = True

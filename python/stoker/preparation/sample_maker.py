@@ -101,6 +101,10 @@ class SampleMaker:
         form = find_form(row.values, self._named, self._rules.kind)
         if form is None:
             raise self._formless(row.values)
+        if form.name == "ids" and self._rules.pairs_apart:
+            vocab_size = self._tokenizer.vocab_size
+            turn = {key: _integers(row.values, column, vocab_size).tolist() for key, column in form.columns.items()}
+            return Waiting(row, [], 0, read_example({"turns": [turn]}, self._tokenizer))
         if form.name == "ids":
             sample = self._sample_of_ids(row, form.columns)
             if not sample.num_tokens:

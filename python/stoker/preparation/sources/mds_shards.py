@@ -57,10 +57,10 @@ class Mds(Format):
                     yield Row(values, str(path), "sample", number)
 
 
-def find_shard(directory: str | os.PathLike[str], shard: int) -> Piece:
+def find_shard(directory: str | os.PathLike[str], shard: int, reading: Reading | None = None) -> Piece:
     """The piece of one shard of a data set of MDS shards; `shard` counts those of its index.json from zero."""
     path = index_path(os.fspath(directory))
-    return Piece(path, Mds.name, shard, shard + 1, _entries(path)[shard].raw_data.bytes)
+    return Piece(path, Mds.name, shard, shard + 1, _entries(path)[shard].raw_data.bytes, reading or Reading())
 
 
 def _entries(path: str) -> list[Entry]:
