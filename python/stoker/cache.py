@@ -46,6 +46,7 @@ class CacheOptions:
     validate_hash: str | None = _AUTO
     validate_cached: bool | None = None
     keep_zip: bool | None = None
+    expands_zstd: bool = False  # since who reads does not decode it
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ class ShardCache:
         """The file of a shard, if it is there and right: as it is, or compressed where the core reads that."""
         for file in entry.files:
             is_compressed = file is entry.zip_data
-            if is_compressed and not _is_read_compressed(entry):
+            if is_compressed and not self._is_read_compressed(entry):
                 continue
             if (fd := self._open_valid(shard, file)) is not None:
                 return OpenedFile(self._path(file), fd, is_compressed)
@@ -223,7 +224,7 @@ class ShardCache:
         os.makedirs(os.path.dirname(self._path(entry.remote)), exist_ok=True)
         # Without a lock somebody else may write the same: then nothing is shared, and nothing left.
         prefix = f"{shard:06}-" if is_locked else f"{shard:06}.{os.getpid()}.{threading.get_ident()}-"
-        is_expanded = bool(entry.zip_data) and (self._options.keep_zip is False or not _is_read_compressed(entry))
+        is_expanded = bool(entry.zip_data) and (self._options.keep_zip is False or not self._is_read_compressed(entry))
         try:
             with self.room(entry.remote.bytes + (entry.raw_data.bytes if is_expanded else 0)):
                 if is_expanded:
@@ -292,6 +293,10 @@ class ShardCache:
         if asked == _AUTO:
             return dict(list(file.hashes.items())[:1])
         return {name: digest for name, digest in file.hashes.items() if name == asked}
+
+    def _is_read_compressed(self, entry: ShardEntry) -> bool:
+        """Whether who reads decodes it."""
+        return str(entry.compression).partition(":")[0] == "zstd" and not self._options.expands_zstd
 
     # ------------------------------------------------------------ what is there
     def files(self) -> Iterator[tuple[int, str, os.stat_result]]:
@@ -365,11 +370,6 @@ class ShardCache:
                 self.directory,
             )
         return error
-
-
-def _is_read_compressed(entry: ShardEntry) -> bool:
-    """Whether the core decodes it."""
-    return str(entry.compression).partition(":")[0] == "zstd"
 
 
 def touch(path: str) -> None:

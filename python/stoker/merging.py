@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import posixpath
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,10 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
     target = index_path(str(root))
     if os.path.exists(target) and not overwrite:
         raise FileExistsError(f"{target} is there already: pass overwrite to replace it.")
-    parts = list(_find_parts(root))
+    parts = list(find_parts(root))
     if not parts:
         raise FileNotFoundError(f"no directory below {root} has an index.json.")
-    entries: list[dict[str, Any]] = []
-    totals: list[dict[str, Any] | None] = []
+    indexes: list[tuple[str, dict[str, Any]]] = []
     first: tuple[Any, Any] | None = None
     for part in parts:
         checked = read_index(str(part), "int64", made_columns=made_of_any)  # raises where it breaks the format
@@ -52,10 +52,25 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
             raise ValueError(
                 f"{part} has other columns, or another tokenizer, than {parts[0]}: they can't be one data set."
             )
+        indexes.append((part.relative_to(root).as_posix(), index))
+    merged = join_indexes(indexes)
+    write_atomically(target, json.dumps(merged, sort_keys=True).encode())
+    return len(merged["shards"])
+
+
+def join_indexes(indexes: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
+    """One index of several.
+
+    Args:
+        indexes: The directory of each, relative to that of the result, and what it holds. Files' names in it change.
+    """
+    entries: list[dict[str, Any]] = []
+    totals: list[dict[str, Any] | None] = []
+    for directory, index in indexes:
         for entry in index["shards"]:
             for data in (entry["raw_data"], entry.get("zip_data")):
                 if data:
-                    data["basename"] = (part.relative_to(root) / data["basename"]).as_posix()
+                    data["basename"] = posixpath.join(directory, data["basename"])
             entries.append(entry)
         totals.append(index.get("stoker"))
     merged: dict[str, Any] = {"shards": entries, "version": 2}
@@ -64,11 +79,10 @@ def merge(directory: str | os.PathLike[str], *, overwrite: bool = False) -> int:
         lists = {name: [n for total in known for n in total[name]] for name in _TOTALS if name in known[0]}
         frames = {total.get("zstd_frame_bytes") for total in known}
         merged["stoker"] = {**known[0], **lists, "zstd_frame_bytes": frames.pop() if len(frames) == 1 else None}
-    write_atomically(target, json.dumps(merged, sort_keys=True).encode())
-    return len(entries)
+    return merged
 
 
-def _find_parts(root: Path) -> Iterator[Path]:
+def find_parts(root: Path) -> Iterator[Path]:
     """The data sets below a directory, in the order of their names."""
     for folder, folders, files in os.walk(root):
         is_part = Path(folder) != root and INDEX_FILE in files

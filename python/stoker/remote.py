@@ -21,8 +21,13 @@ _INDEXES_AT_ONCE = 32
 _EXPANDED_AT_ONCE = 4
 
 
-def open_cache(stream: Stream, requests: Requests) -> ShardCache:
+def open_cache(stream: Stream, requests: Requests, *, expands_zstd: bool = False) -> ShardCache:
     """The local copy of a remote stream. Nothing is fetched yet.
+
+    Args:
+        stream: With a remote.
+        requests: Who makes requests.
+        expands_zstd: Shards compressed with zstd are expanded, since who reads them does not decode it.
 
     Raises:
         ModuleNotFoundError: A package is missing for its URL; the message says which.
@@ -34,12 +39,15 @@ def open_cache(stream: Stream, requests: Requests) -> ShardCache:
         validate_hash=stream.validate_hash,
         validate_cached=stream.validate_cached,
         keep_zip=stream.keep_zip,
+        expands_zstd=expands_zstd,
     )
     store = open_store(stream.remote_directory, stream.storage_options, timeout_s=stream.download_timeout)
     return ShardCache(str(stream.name), store, stream.directory, options, requests)
 
 
-def open_expansion(name: str, directory: str, cache_dir: str, requests: Requests) -> ShardCache:
+def open_expansion(
+    name: str, directory: str, cache_dir: str, requests: Requests, *, expands_zstd: bool = False
+) -> ShardCache:
     """A copy of a local directory whose shards are compressed in a way that the core does not read: expanded.
 
     Args:
@@ -47,8 +55,9 @@ def open_expansion(name: str, directory: str, cache_dir: str, requests: Requests
         directory: With index.json.
         cache_dir: Where the copy goes.
         requests: Who reads.
+        expands_zstd: As in `open_cache`.
     """
-    options = CacheOptions(keep_zip=False)
+    options = CacheOptions(keep_zip=False, expands_zstd=expands_zstd)
     return ShardCache(name, open_store(directory), cache_dir, options, requests)
 
 
