@@ -131,6 +131,7 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python benchmarks/training.py
 	$(BENCH)/bin/python benchmarks/preparing.py
 	$(BENCH)/bin/python benchmarks/faults.py
+	$(BENCH)/bin/python benchmarks/streaming_package.py
 	$(BENCH)/bin/python benchmarks/report.py
 
 micro: build

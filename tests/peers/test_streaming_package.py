@@ -5,12 +5,15 @@ Runs in a virtual environment of its own: `make peers`.
 
 from __future__ import annotations
 
+import ast
 import gc
+import importlib.metadata
 import io
 import itertools
 import json
 import logging
 import tempfile
+import typing
 import warnings
 from collections import Counter
 from decimal import Decimal
@@ -405,3 +408,33 @@ def test_a_subclass_written_for_the_reference_runs_on_both(place: str) -> None:
         results.append(numbers_of(DataLoader(data, batch_size=4, num_workers=2)))
         del data
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_data_set_of_llm_foundry_runs_on_both(tmp_path: Path, num_workers: int) -> None:
+    """Its class as it stands in its file, with either package under it."""
+    path = importlib.metadata.distribution("llm-foundry").locate_file("llmfoundry/data/text_data.py")
+    tree = ast.parse(Path(str(path)).read_text())
+    names = ("StreamingTextDataset", "build_streams")
+    tree.body = [node for node in tree.body if getattr(node, "name", "") in names]
+    with theirs.MDSWriter(out=str(tmp_path / "web"), columns={"tokens": "bytes"}, size_limit=1000) as out:
+        for n in range(50):
+            out.write({"tokens": np.arange(n, n + 7).tobytes()})
+    results = []
+    for package in BOTH:
+        given = {"SUPPORTED_MDS_ENCODING_TYPES": ["int64"], "stream_remote_local_validate": lambda *places: None}
+        modules = {"np": np, "torch": torch, "PreTrainedTokenizerBase": Any, **vars(typing), **given}
+        of_package = {"Stream": package.Stream, "StreamingDataset": package.StreamingDataset}
+        namespace: dict[str, Any] = {**modules, **of_package}
+        exec(compile(tree, "text_data.py", "exec"), namespace)
+        streams = namespace["build_streams"]({"web": {"local": str(tmp_path / "web"), "repeat": 1.5}})
+        data = namespace["StreamingTextDataset"](
+            None, 5, streams=streams, batch_size=4, shuffle=True, epoch_size=None, shuffle_block_size=300_000.0
+        )
+        loader = DataLoader(data, batch_size=4, num_workers=num_workers)
+        results.append([batch.tolist() for _ in range(2) for batch in loader])
+        states = data.state_dict(8, True)
+        assert states["epoch"] == 1
+        del data, loader
+    assert results[0] == results[1]
+    assert len(results[0][0][0]) == 5

@@ -370,7 +370,7 @@ def test_an_order_whose_maker_is_gone_is_made_again(web: str, be_worker: Callabl
     def make() -> Any:
         return data._order(4).epoch(0, 0, World(1, 1))
 
-    key = [*seat, *place]
+    key = repr((seat, place))
     child = multiprocessing.get_context("fork").Process(target=lambda: data._sharing.find(key, make) and None)
     child.start()
     child.join()

@@ -37,7 +37,7 @@ class StreamingDataLoader(DataLoader):  # type: ignore[misc]
             yield batch
 
     def _get_batch_size(self, batch: Any) -> int:
-        """Samples of a batch. LLM Foundry and others override it.
+        """Samples of a batch.
 
         Raises:
             ValueError: It is an empty dict.

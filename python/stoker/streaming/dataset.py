@@ -24,7 +24,7 @@ from stoker.streaming.stream import Stream, apply_weights, name_streams
 from stoker.streaming_order import EpochOrder, StreamingOrder, World
 from stoker.units import parse_bytes, parse_count
 
-_CHUNK = 4096  # samples whose order is asked for at a time: small beside an epoch, large beside what asking costs
+_CHUNK = 4096  # samples at most whose order is asked for at a time
 _SHARED_SAMPLES = 1 << 18  # of an epoch, from which on its order is worth sharing
 
 
@@ -240,7 +240,7 @@ class StreamingDataset(Array, IterableDataset):  # type: ignore[misc]
         order = self._epoch_order(place, seat)
         waiting: deque[NDArray[np.int64]] = deque()
         num_ahead = 0
-        for samples in _chunks(order, self._rank, seat):
+        for samples in _chunks(order, self._rank, seat, min(_CHUNK, max(1, self.predownload))):
             self._shards.open_ahead(samples)
             waiting.append(samples)
             num_ahead += len(samples)
@@ -258,7 +258,7 @@ class StreamingDataset(Array, IterableDataset):  # type: ignore[misc]
 
         if seat.num_workers == 1 or not self.shuffle or self.epoch_size < _SHARED_SAMPLES:
             return make()
-        return self._sharing.find([*seat[1:], place.epoch, place.sample_in_epoch], make)
+        return self._sharing.find(repr((seat[1:], place)), make)
 
     def _samples_by_stream(self) -> list[NDArray[np.int64]]:
         return np.split(self.samples_per_shard, self.shard_offset_per_stream[1:])
@@ -333,11 +333,12 @@ class StreamingDataset(Array, IterableDataset):  # type: ignore[misc]
         self.shuffle_block_size = block if self._given_block is None else self._given_block
 
 
-def _chunks(order: EpochOrder, rank: int, seat: Seat) -> Iterator[NDArray[np.int64]]:
-    """The samples of a worker, some batches at a time. Batch i of a rank is that of worker i modulo their number."""
+def _chunks(order: EpochOrder, rank: int, seat: Seat, num_samples: int) -> Iterator[NDArray[np.int64]]:
+    """The samples of a worker, whole batches of about so many at a time. Batch i of a rank is that of worker i modulo
+    their number."""
     samples = order.rank(rank)
     turn = order.batch_size * seat.num_workers
-    step = turn * max(1, _CHUNK // turn)
+    step = turn * max(1, num_samples // order.batch_size)
     for begin in range(0, len(samples), step):
         of_all = samples.samples(begin, min(begin + step, len(samples)))
         if seat.num_workers == 1:

@@ -29,7 +29,7 @@ _ALIGNMENT = 64  # bytes, of arrays in the file
 class _Offer(msgspec.Struct):
     """Where an order lies: in a file that a process has open."""
 
-    key: list[Any] = []
+    key: str = ""
     path: str = ""
     sizes: list[int] = []  # bytes of its parts: the pickle, then arrays
 
@@ -44,11 +44,11 @@ class OrderSharing:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_offered": None}
 
-    def find(self, key: list[Any], make: Callable[[], EpochOrder]) -> EpochOrder:
+    def find(self, key: str, make: Callable[[], EpochOrder]) -> EpochOrder:
         """The order of an epoch, made here or by another worker.
 
         Args:
-            key: Of JSON; the same for all who may share it, and for nobody else.
+            key: The same for all who may share it, and for nobody else.
             make: What makes it. Raises what it raises.
         """
         with self._board.locked(_ORDER_LOCK):

@@ -16,7 +16,7 @@ from stoker.locks import lock_byte
 
 
 class SharedFile:
-    """Its content, and locks between all that have it, threads included. The kernel lets go of a lock with its owner.
+    """A line of text, and locks between all that have it, threads included. The kernel frees a lock with its owner.
 
     Where it is pickled for anything but a process that is being started, whoever reads the pickle gets a copy.
     """
@@ -30,12 +30,12 @@ class SharedFile:
         weakref.finalize(self, os.close, file)
 
     def read(self) -> bytes:
-        """The content. To be called with a lock that whoever writes has, too."""
-        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+        """The line. To be called with a lock that whoever writes has, too."""
+        return os.pread(self._file, os.fstat(self._file).st_size, 0).partition(b"\n")[0]
 
     def write(self, content: bytes) -> None:
-        """Replaces it, with the same lock."""
-        os.ftruncate(self._file, os.pwrite(self._file, content, 0))
+        """Replaces it, with the same lock. At once: what is left of a longer one stands behind the end of the line."""
+        os.pwrite(self._file, content + b"\n", 0)
 
     def locked(self, number: int) -> AbstractContextManager[Any]:
         """Waits for a lock and holds it."""
