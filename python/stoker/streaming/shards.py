@@ -62,7 +62,7 @@ def read_indexes(specs: Sequence[stoker.Stream]) -> list[StreamShards]:
     """
     requests = Requests(_NUM_DOWNLOADS)
     try:
-        fetch_indexes([open_cache(spec, requests) for spec in specs if spec.remote is not None])
+        fetch_indexes([open_cache(spec, requests) for spec in specs if spec.remote is not None], requests)
     finally:
         requests.close()
     return [_read_index(spec) for spec in specs]
