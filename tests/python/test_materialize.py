@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 import stoker
+from stoker.foundry.errors import InvalidRoleError
 from stoker.helpers import HelperDiedError, Helpers
 from stoker.locks import lock_byte
-from stoker.preparation.examples import InvalidRoleError
 from stoker.preparation.sources import BadRowError
 from stoker.tokenization import RawShards, make_shard
 from stoker.totals import count_tokens

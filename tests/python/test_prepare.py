@@ -433,7 +433,7 @@ USER, ASSISTANT = {"role": "user", "content": "x"}, {"role": "assistant", "conte
         ({"messages": "x"}, examples.InvalidMessageTypeError, "Expected message to be an `Iterable`"),
         ({"messages": [ASSISTANT]}, examples.NotEnoughChatDataError, "at least two messages"),
         ({"messages": [ASSISTANT, USER]}, examples.InvalidLastChatMessageRoleError, "Invalid last message role: user"),
-        ({"messages": [{"role": "user"}, ASSISTANT]}, examples.UnknownExampleTypeError, "in a message"),
+        ({"messages": [{"role": "user"}, ASSISTANT]}, examples.UnknownExampleTypeError, "of a message"),
         ({"messages": ["x", ASSISTANT]}, examples.InvalidExampleTypeError, "to be a `Mapping`"),
         ({"messages": [{**USER, "n": 1}, ASSISTANT]}, examples.IncorrectMessageKeyQuantityError, "but found 3"),
         ({"messages": [{**USER, "role": "bot"}, ASSISTANT]}, examples.InvalidRoleError, "but found: bot"),
@@ -445,7 +445,7 @@ def test_an_example_that_breaks_a_rule_is_told_by_llm_foundrys_errors(
     example: Any, error: type[Exception], message: str, tokenizer: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        examples.read_example(example, TextTokenizer(tokenizer))
+        examples.read_example(example, TextTokenizer(tokenizer).chat_template)
 
 
 def test_examples_without_loss_or_with_an_empty_turn_are_left_out_and_counted(tokenizer: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import stoker
 from preparing import END, samples_of, write_lines, write_tokenizer
+from stoker.foundry.errors import UnableToProcessPromptResponseError
 from stoker.preparation import examples
 from stoker.preparation.sources import BadRowError, Row, find_parts, json_files, read_rows
 
@@ -132,12 +133,12 @@ USER, ASSISTANT = {"role": "user", "content": "w1"}, {"role": "assistant", "cont
 NESTED = "[" * 2000 + "]" * 2000
 BAD_ROWS: list[tuple[str, str, str]] = [  # of a JSON file: a row, the error, and what it says
     ('{"messages": [{"role": "user", "content": ["w1"]}, %s]}', "ChatTemplate", "refuses the messages: can only conc"),
-    ('{"turns": null}', "InvalidExampleType", "Expected turns to be a list, but found <class 'NoneType'>"),
-    ('{"turns": 5}', "InvalidExampleType", "Expected turns to be a list, but found <class 'int'>"),
-    ('{"turns": [null]}', "UnknownExampleType", "Expected a turn to have input_ids and labels"),
-    ('{"turns": [{"input_ids": null, "labels": [3]}]}', "InvalidExampleType", "of a turn to be token ids"),
-    ('{"turns": [{"input_ids": [3], "labels": 5}]}', "InvalidExampleType", "of a turn to be token ids"),
-    ('{"turns": [{"input_ids": "w1", "labels": [3]}]}', "InvalidExampleType", "of a turn to be token ids"),
+    ('{"turns": null}', "InvalidTurn", "Expected turns to be a list, but found <class 'NoneType'>"),
+    ('{"turns": 5}', "InvalidTurn", "Expected turns to be a list, but found <class 'int'>"),
+    ('{"turns": [null]}', "InvalidTurn", "Expected a turn to have input_ids and labels"),
+    ('{"turns": [{"input_ids": null, "labels": [3]}]}', "InvalidTurn", "of a turn to be token ids"),
+    ('{"turns": [{"input_ids": [3], "labels": 5}]}', "InvalidTurn", "of a turn to be token ids"),
+    ('{"turns": [{"input_ids": "w1", "labels": [3]}]}', "InvalidTurn", "of a turn to be token ids"),
     ('{"input_ids": null}', "BadExample", "column input_ids holds NoneType, not a list of token ids"),
     ('{"input_ids": 5}', "BadExample", "column input_ids holds int, not a list of token ids"),
     ('{"input_ids": [3], "labels": null}', "BadExample", "column labels holds NoneType"),
@@ -145,7 +146,7 @@ BAD_ROWS: list[tuple[str, str, str]] = [  # of a JSON file: a row, the error, an
     ('{"text": "\\udc00"}', "BadExample", r"its text has '\\udc00', which is one half of a character"),
     ('{"messages": [{"role": "w\\ud800", "content": "w1"}, %s]}', "InvalidRole", r"but found: w\\ud800"),
     ('{"messages": 5}', "InvalidMessageType", "Expected message to be an `Iterable`"),
-    ('{"messages": [5, 6]}', "InvalidLastChatMessageRole", "Invalid last message role"),
+    ('{"messages": [5, 6]}', "InvalidExampleType", "Expected example to be a `Mapping`"),
     ('{"prompt": null, "response": "w1"}', "InvalidPromptType", "Expected prompt to be a string"),
 ]
 
@@ -218,7 +219,7 @@ def test_a_preset_that_returns_no_mapping_finds_no_example(
     monkeypatch.syspath_prepend(tmp_path)
     made: list[Any] = [None, "w1", [["prompt", "w1"]], {"prompt": "w1", "response": "w2"}]
     source = write_lines(tmp_path / "a.jsonl", [{"made": one} for one in made])
-    with pytest.raises(examples.UnableToProcessPromptResponseError, match="it returns NoneType, not a mapping"):
+    with pytest.raises(UnableToProcessPromptResponseError, match="it returns NoneType, not a mapping"):
         stoker.prepare(source, tmp_path / "out", tokenizer, preset="mine:make", processes=1)
     counts = stoker.prepare(source, tmp_path / "out", tokenizer, preset="mine:make", on_error="skip", processes=1)
     assert counts.samples == 1 and counts.bad == {"UnableToProcessPromptResponse": 3}

@@ -15,7 +15,7 @@ import pytest
 
 import stoker
 from preparing import END, samples_of, write_lines, write_tokenizer
-from stoker.preparation.examples import UnableToProcessPromptResponseError
+from stoker.foundry.errors import UnableToProcessPromptResponseError
 from stoker.preparation.presets import PRESETS, find_preset
 
 HEAD = "Below is an instruction that describes a task"

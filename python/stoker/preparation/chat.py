@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # LLM Foundry's, where a tokenizer has none: ChatML.
-_CHATML = (
+CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
@@ -39,7 +39,7 @@ class ChatTemplate:
             template = _default_of(template)
         if template is not None and not isinstance(template, str):
             raise ValueError(f"the chat template is {type(template).__name__}, not text.")
-        self.text = template or _CHATML
+        self.text = template or CHATML
         self._special_tokens = special_tokens
         self._date = date
         self._compiled: Any = None

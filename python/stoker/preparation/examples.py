@@ -1,16 +1,32 @@
 """Examples for finetuning as token ids and labels: prompt and response, conversations, turns.
 
 The rules are LLM Foundry's (llmfoundry/data/finetuning/tasks.py and collator.py), and so are the names and sentences of
-the errors. What its collator does with every batch is done once here: turns are put together, the end-of-sequence
-token is added, and labels are -100 where there is no loss.
+the errors (stoker/foundry/errors.py). What its collator does with every batch is done once here: turns are put
+together, the end-of-sequence token is added, and labels are -100 where there is no loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from stoker.foundry.errors import (
+    BadExampleError,
+    ChatTemplateError,
+    ConsecutiveRepeatedChatRolesError,
+    IncorrectMessageKeyQuantityError,
+    InvalidContentTypeError,
+    InvalidConversationError,
+    InvalidExampleTypeError,
+    InvalidLastChatMessageRoleError,
+    InvalidMessageTypeError,
+    InvalidPromptTypeError,
+    InvalidResponseTypeError,
+    InvalidRoleError,
+    NotEnoughChatDataError,
+    UnknownExampleTypeError,
+)
 from stoker.preparation.tokenizer import TextTokenizer
 
 IGNORE_LABEL = -100
@@ -25,64 +41,8 @@ ROLES = ("assistant", "system", "tool", "user")
 Turn = tuple[list[int], list[int]]  # context and target
 
 
-class BadExampleError(ValueError):
-    """An example that can't be made into tokens."""
-
-
-class InvalidExampleTypeError(BadExampleError):
-    """An example is not a mapping."""
-
-
-class UnknownExampleTypeError(BadExampleError):
-    """The keys of an example are those of no kind."""
-
-
-class InvalidPromptTypeError(BadExampleError):
-    """A prompt is not a string."""
-
-
-class InvalidResponseTypeError(BadExampleError):
-    """A response is not a string."""
-
-
-class InvalidMessageTypeError(BadExampleError):
-    """The messages of a conversation are not a list."""
-
-
-class NotEnoughChatDataError(BadExampleError):
-    """A conversation has fewer than two messages."""
-
-
-class IncorrectMessageKeyQuantityError(BadExampleError):
-    """A message has other keys than role and content."""
-
-
-class InvalidRoleError(BadExampleError):
-    """A message is of somebody unknown."""
-
-
-class InvalidContentTypeError(BadExampleError):
-    """A message's content is neither a string nor a list."""
-
-
-class InvalidLastChatMessageRoleError(BadExampleError):
-    """A conversation does not end with the assistant."""
-
-
-class ConsecutiveRepeatedChatRolesError(BadExampleError):
-    """Two messages in a row are of the same role."""
-
-
-class InvalidConversationError(BadExampleError):
-    """A chat template does not render the beginning of a conversation as the beginning of its text."""
-
-
-class ChatTemplateError(BadExampleError):
-    """A chat template refuses a conversation."""
-
-
-class UnableToProcessPromptResponseError(BadExampleError):
-    """A preset finds no example in a row."""
+class InvalidTurnError(BadExampleError):
+    """Turns that should be of token ids are not."""
 
 
 class EmptyTextError(BadExampleError):
@@ -126,21 +86,29 @@ def kind_of(example: Any) -> str:
         InvalidExampleTypeError, UnknownExampleTypeError: It is none of them.
     """
     if not isinstance(example, Mapping):
-        raise InvalidExampleTypeError(f"Expected example to be a `Mapping`, but found type {type(example)}")
+        raise InvalidExampleTypeError(str(type(example)))
     for kind, ways in EXAMPLE_KEYS.items():
         if any(set(example) == set(keys) for keys in ways):
             return kind
-    raise unknown_example(example)
+    raise UnknownExampleTypeError(str(sorted(example, key=str)))
 
 
-def unknown_example(keys: Iterable[Any]) -> UnknownExampleTypeError:
-    """What to say of an example with keys of no kind."""
-    prompts, responses = (sorted(set(of_all)) for of_all in zip(*EXAMPLE_KEYS["prompt_response"], strict=True))
-    return UnknownExampleTypeError(
-        f"Found keys {sorted(keys, key=str)} in dataset. Unknown example type. For prompt and response finetuning, the "
-        f"valid prompt keys are {prompts} and the valid response keys are {responses}. For chat finetuning, the "
-        f"allowed keys are {[key for of_chat in EXAMPLE_KEYS['chat'] for key in of_chat]}"
-    )
+class Template(Protocol):
+    """What writes conversations as text.
+
+    Attributes:
+        text: Its program.
+    """
+
+    @property
+    def text(self) -> str: ...
+
+    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """The text of a conversation.
+
+        Raises:
+            ValueError: It refuses the messages.
+        """
 
 
 @dataclass(frozen=True)
@@ -173,8 +141,12 @@ class Untokenized:
         return around
 
 
-def read_example(example: Any, tokenizer: TextTokenizer) -> Untokenized:
+def read_example(example: Any, template: Template) -> Untokenized:
     """Checks an example and takes it apart.
+
+    Args:
+        example: Of any kind.
+        template: For conversations.
 
     Raises:
         BadExampleError: The example breaks a rule of its kind.
@@ -183,31 +155,31 @@ def read_example(example: Any, tokenizer: TextTokenizer) -> Untokenized:
     if kind == "turns":
         turns = example["turns"]
         if not isinstance(turns, list):
-            raise InvalidExampleTypeError(f"Expected turns to be a list, but found {type(turns)}")
+            raise InvalidTurnError(f"Expected turns to be a list, but found {type(turns)}")
         return Untokenized([], turns=tuple(map(_given_turn, turns)))
     if kind == "chat":
-        return Untokenized([text for part in slice_conversation(example["messages"], tokenizer) for text in part])
+        return Untokenized([text for part in slice_conversation(example["messages"], template) for text in part])
     keys = next(keys for keys in EXAMPLE_KEYS[kind] if set(example) == set(keys))
     prompt, response = (example[key] for key in keys)
     if not isinstance(prompt, str):
-        raise InvalidPromptTypeError(f"Expected prompt to be a string, but found {type(prompt)}")
+        raise InvalidPromptTypeError(type(prompt))
     if not isinstance(response, str):
-        raise InvalidResponseTypeError(f"Expected response to be a string, but found {type(response)}")
+        raise InvalidResponseTypeError(type(response))
     return Untokenized([prompt, response], is_around=True)
 
 
 def _given_turn(turn: Any) -> Turn:
     if not isinstance(turn, Mapping) or set(turn) != {"input_ids", "labels"}:
         keys = sorted(turn, key=str) if isinstance(turn, Mapping) else type(turn)
-        raise UnknownExampleTypeError(f"Expected a turn to have input_ids and labels, but found {keys}")
+        raise InvalidTurnError(f"Expected a turn to have input_ids and labels, but found {keys}")
     context, target = turn["input_ids"], turn["labels"]
     for ids in (context, target):
         if not isinstance(ids, list) or any(type(i) is not int or i < 0 for i in ids):
-            raise InvalidExampleTypeError("Expected input_ids and labels of a turn to be token ids")
+            raise InvalidTurnError("Expected input_ids and labels of a turn to be token ids")
     return context, target
 
 
-def slice_conversation(messages: Any, tokenizer: TextTokenizer) -> list[tuple[str, str]]:
+def slice_conversation(messages: Any, template: Template) -> list[tuple[str, str]]:
     """What comes before each answer of the assistant, since the one before, and the answer, as the template writes
     them.
 
@@ -218,9 +190,9 @@ def slice_conversation(messages: Any, tokenizer: TextTokenizer) -> list[tuple[st
 
     def render(part: Sequence[Mapping[str, Any]], *, is_prompt: bool) -> str:
         try:
-            return tokenizer.chat_template.render([dict(m) for m in part], add_generation_prompt=is_prompt)
+            return template.render([dict(m) for m in part], add_generation_prompt=is_prompt)
         except ValueError as error:
-            raise ChatTemplateError(f"Failed to process sample {messages}. {error}") from None
+            raise ChatTemplateError(template.text, messages, str(error)) from None
 
     parts = []
     so_far = ""
@@ -248,31 +220,35 @@ def slice_conversation(messages: Any, tokenizer: TextTokenizer) -> list[tuple[st
 
 def _check_messages(messages: Any) -> None:
     if not isinstance(messages, list):
-        raise InvalidMessageTypeError(f"Expected message to be an `Iterable`, but found type {type(messages)}")
+        raise InvalidMessageTypeError(str(type(messages)))
     if len(messages) < 2:
-        raise NotEnoughChatDataError("Chat example must have at least two messages")
-    last = messages[-1].get("role") if isinstance(messages[-1], Mapping) else None
+        raise NotEnoughChatDataError
+    last = _message_at(messages, -1, "role")["role"]
     if last != "assistant":
-        raise InvalidLastChatMessageRoleError(f"Invalid last message role: {last}. Expected one of: {{'assistant'}}")
+        raise InvalidLastChatMessageRoleError(last, {"assistant"})
     before = None
-    for message in messages:
-        if not isinstance(message, Mapping):
-            raise InvalidExampleTypeError(f"Expected example to be a `Mapping`, but found type {type(message)}")
-        if "role" not in message or "content" not in message:
-            keys = sorted(message, key=str)
-            raise UnknownExampleTypeError(f"Found keys {keys} in a message, which has role and content.")
+    for i in range(len(messages)):
+        message = _message_at(messages, i, "role", "content")
         if len(message) != 2:
-            raise IncorrectMessageKeyQuantityError(f"Expected 2 keys in message, but found {len(message)}")
+            raise IncorrectMessageKeyQuantityError(list(message))
         role, content = message["role"], message["content"]
         if role not in ROLES:
-            raise InvalidRoleError(f"Expected role to be one of {list(ROLES)} but found: {role}")
+            raise InvalidRoleError(role, list(ROLES))
         if not isinstance(content, (str, list)):
-            raise InvalidContentTypeError(f"Expected content to be a string, but found {type(content)}")
+            raise InvalidContentTypeError(type(content))
         if role == before:
-            raise ConsecutiveRepeatedChatRolesError(
-                f"Conversation roles must alternate but found {role} repeated consecutively."
-            )
+            raise ConsecutiveRepeatedChatRolesError(role)
         before = role
+
+
+def _message_at(messages: Sequence[Any], i: int, *keys: str) -> Mapping[str, Any]:
+    """A message, with these keys at least."""
+    message = messages[i]
+    if not isinstance(message, Mapping):
+        raise InvalidExampleTypeError(str(type(message)))
+    if any(key not in message for key in keys):
+        raise UnknownExampleTypeError(f"{sorted(message, key=str)} of a message")
+    return message
 
 
 def stitch(turns: Sequence[Turn], targets: Targets, eos_token_id: int | None) -> tuple[list[int], list[int]]:
@@ -284,11 +260,21 @@ def stitch(turns: Sequence[Turn], targets: Targets, eos_token_id: int | None) ->
     """
     if not turns:
         raise NoLossError("the example has no turn.")
-    ids: list[int] = []
-    labels: list[int] = []
     for number, (context, target) in enumerate(turns):
         if not context or not target:
             raise NoLossError(f"turn {number} of the example has an empty {'prompt' if not context else 'response'}.")
+    return join_turns(turns, targets, eos_token_id)
+
+
+def join_turns(turns: Sequence[Turn], targets: Targets, eos_token_id: int | None) -> tuple[list[int], list[int]]:
+    """The same, of turns that may be empty.
+
+    Raises:
+        IndexError: The last target is empty, and there is an end-of-sequence token.
+    """
+    ids: list[int] = []
+    labels: list[int] = []
+    for number, (context, target) in enumerate(turns):
         is_last = number == len(turns) - 1
         if is_last and eos_token_id is not None and target[-1] != eos_token_id:
             target = [*target, eos_token_id]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from stoker.encodings import EMPTY_ARRAY
 from stoker.files import write_atomically
-from stoker.preparation.examples import BadExampleError, EmptyTextError, NoLossError
+from stoker.foundry.errors import BadExampleError
+from stoker.preparation.examples import EmptyTextError, NoLossError
 from stoker.preparation.rules import Rules
 from stoker.preparation.sample_maker import BATCH_CHARS, Sample, SampleMaker, Waiting
 from stoker.preparation.sources import BadRowError, Part, Piece, Row, read_rows
@@ -186,10 +187,10 @@ class PartWriter:
             return
         place = f"{row.where}: " if isinstance(row, Row) and isinstance(error, BadExampleError) else ""
         message = f"{place}{error}".encode(errors="backslashreplace").decode()  # halves of characters can't be printed
-        told = type(error)(message)
         if not is_counted:
-            raise told from None
-        counts.shown.append(str(told))
+            error.args = (message,)
+            raise error from None
+        counts.shown.append(message)
 
     def _tokenize(self, waiting: Sequence[Waiting | None], counts: Counts) -> Iterator[Sample | None]:
         ids = self._ids_of((text, one.goes_on(i)) for one in waiting if one for i, text in enumerate(one.texts))

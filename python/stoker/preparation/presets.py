@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stoker.preparation.examples import UnableToProcessPromptResponseError
+from stoker.foundry.errors import UnableToProcessPromptResponseError
 
 Row = Mapping[str, Any]
 Preset = Callable[[Row], dict[str, Any]]  # from the columns of a row to an example
@@ -50,9 +50,7 @@ def _apply(preset: Preset, name: str, row: Row) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001  # whatever a row that is none makes it raise
         shown = str(dict(row))
         shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-        raise UnableToProcessPromptResponseError(
-            f"Unable to extract prompt/response from {shown}: preset {name!r}, {type(error).__name__}: {error}"
-        ) from None
+        raise UnableToProcessPromptResponseError(f"{shown}: preset {name!r}, {type(error).__name__}: {error}") from None
 
 
 def _alpaca(row: Row) -> dict[str, Any]:

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from stoker.foundry.errors import BadExampleError, UnknownExampleTypeError
 from stoker.preparation.boundaries import find_boundary
 from stoker.preparation.examples import (
     IGNORE_LABEL,
-    BadExampleError,
     EmptyTextError,
     NoLossError,
     Untokenized,
     check_loss,
     read_example,
     stitch,
-    unknown_example,
 )
 from stoker.preparation.presets import find_preset
 from stoker.preparation.rules import Rules, end_of, find_form
@@ -115,7 +114,7 @@ class SampleMaker:
             texts = list(cut_text(_text_of(row.values, column)))
             return Waiting(row, texts, _count_bytes(texts), None)
         given = {key: row.values[column] for key, column in form.columns.items()}
-        example = read_example(given, self._tokenizer)
+        example = read_example(given, self._tokenizer.chat_template)
         return Waiting(row, example.texts, _count_bytes(example.texts), example)
 
     def make(self, waiting: Waiting, ids_of_texts: Iterable[list[int]]) -> Sample:
@@ -139,7 +138,7 @@ class SampleMaker:
                 f"there is no column {' or '.join(asked_for or ('text', 'content'))} among {', '.join(values)}: name "
                 "those that there are by columns, such as text=NAME."
             )
-        return unknown_example(values)
+        return UnknownExampleTypeError(str(sorted(values, key=str)))
 
     # ------------------------------------------------------------ token ids
     def _sample_of_ids(self, row: Row, columns: Mapping[str, str]) -> Sample:

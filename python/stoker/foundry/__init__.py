@@ -1,0 +1,1 @@
+"""LLM Foundry's data loading, on stoker's core: the same YAML, the same batches, the same order of samples."""
