@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
 import transformers  # noqa: F401  # looks whether torchvision is there; it must not find the stand-in
@@ -19,3 +20,5 @@ for name, attribute in [
     if attribute is not None:
         setattr(module, attribute, object)
     sys.modules[name] = module
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "python"))  # helpers of the other tests
