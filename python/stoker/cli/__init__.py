@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from stoker.cli import fetching, indexing, inspection, merging, preparing, verification
+from stoker.cli import fetching, indexing, inspection, merging, migrating, preparing, verification
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,11 +16,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name. Default: of this process.
 
     Returns:
-        The exit status: 0; 1 after an error, or where `verify` has found one; 130 after Ctrl-C.
+        The exit status: 0; 1 after an error, or where `verify` has found one, or `migrate` what it can not do; 130
+        after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="stoker", description="Feeds language-model training from MDS token shards.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for module in (preparing, inspection, merging, indexing, fetching, verification):
+    for module in (preparing, inspection, merging, indexing, fetching, verification, migrating):
         module.add(commands)
     arguments = parser.parse_args(argv)
     try:
