@@ -227,7 +227,8 @@ class FinetuningConfig(DatasetConfig):
         allow_pad_trimming, pad_to_longest: See `stoker.foundry.Seq2SeqFinetuningCollator`.
         packing_ratio: Samples of a row, 1 or more, or "auto". Default: one.
         max_leftover_bins_to_keep: See `stoker.foundry.BinPackCollator`.
-        hf_name, hf_kwargs, preprocessing_fn, safe_load: Of a data set of Hugging Face.
+        hf_name, hf_kwargs, preprocessing_fn, safe_load: Of a data set of Hugging Face, whose `shuffle_seed` is 0 unless
+            it is given.
     """
 
     decoder_only_format: bool
@@ -329,6 +330,8 @@ def read_finetuning(dataset: Mapping[str, Any]) -> FinetuningConfig:
         if given.get("hf_name") is None:
             raise _unexpected("StreamingDataset", key, known)
     kept = {key: value for key, value in given.items() if key in known}
+    if given.get("hf_name") is not None:
+        kept.setdefault("shuffle_seed", 0)
     for key in ("target_prompts", "target_responses"):
         if kept.get(key, "") is None:
             del kept[key]
