@@ -257,46 +257,113 @@ def write(folder: Path, columns: dict[str, str], samples: list[dict[str, Any]]) 
             out.write(sample)
 
 
-def batches_of(build: Any, cfg: dict[str, Any], tokenizer: Any, size: int) -> list[Any]:
-    torch.manual_seed(5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return list(build(copy.deepcopy(cfg), tokenizer, size).dataloader)
+def texts(rng: np.random.Generator) -> str:
+    return " ".join(map(str, rng.integers(4, 150, rng.integers(1, 40))))
+
+
+def messages(rng: np.random.Generator) -> list[dict[str, str]]:
+    roles = ["user", "assistant"] * int(rng.integers(1, 3))
+    return [{"role": role, "content": texts(rng)} for role in roles]
+
+
+# Columns, how a sample is made, and what `dataset` has besides.
+DATA: dict[str, tuple[dict[str, str], Any, dict[str, Any]]] = {
+    "tokens": ({"tokens": "ndarray:int32"}, lambda r: {"tokens": r.integers(0, 150, 24).astype(np.int32)}, {}),
+    "tokens of many lengths, eos": (
+        {"tokens": "ndarray"},
+        lambda r: {"tokens": r.integers(0, 9, r.integers(1, 40)).astype(np.uint16)},
+        {"eos_token_id": EOS},
+    ),
+    "tokens as bytes, bos": (
+        {"tokens": "bytes"},
+        lambda r: {"tokens": r.integers(0, 9, 30).astype(np.uint32).tobytes()},
+        {"bos_token_id": BOS, "token_encoding_type": "uint32"},
+    ),
+    "text": ({"text": "str"}, lambda r: {"text": texts(r)}, {"eos_token_id": EOS}),
+    "masked": (
+        {"tokens": "ndarray:int32"},
+        lambda r: {"tokens": r.integers(4, 150, r.integers(4, 30)).astype(np.int32)},
+        {"mlm_probability": 0.2},
+    ),
+    "turns": ({"turns": "json"}, conversation, {"decoder_only_format": True}),
+    "turns, all targets": (
+        {"turns": "json"},
+        conversation,
+        {"decoder_only_format": True, "target_prompts": "length>=4", "target_responses": "all"},
+    ),
+    "encoder-decoder": ({"turns": "json"}, conversation, {"decoder_only_format": False}),
+    "trimmed": ({"turns": "json"}, conversation, {"decoder_only_format": True, "allow_pad_trimming": True}),
+    "input ids": (
+        {"input_ids": "bytes", "labels": "bytes"},
+        lambda r: {
+            "input_ids": r.integers(4, 150, r.integers(1, 14)).astype(np.int64).tobytes(),
+            "labels": r.integers(4, 150, r.integers(1, 14)).astype(np.int64).tobytes(),
+        },
+        {"decoder_only_format": True},
+    ),
+    "input ids as arrays": (
+        {"input_ids": "ndarray:int32", "labels": "ndarray"},
+        lambda r: {name: r.integers(4, 150, r.integers(1, 14)).astype(np.int32) for name in ("input_ids", "labels")},
+        {"decoder_only_format": True},
+    ),
+    "prompts": (
+        {"prompt": "str", "response": "str"},
+        lambda r: {"prompt": texts(r)[:30], "response": texts(r)},
+        {"decoder_only_format": True},
+    ),
+    "messages": (
+        {"messages": "json"},
+        lambda r: {"messages": messages(r)},
+        {"decoder_only_format": True, "max_seq_len": 256},
+    ),
+    "packed": (
+        {"turns": "json"},
+        conversation,
+        {"decoder_only_format": True, "packing_ratio": 2.5, "max_leftover_bins_to_keep": 1},
+    ),
+    "packed, auto": (
+        {"turns": "json"},
+        conversation,
+        {"decoder_only_format": True, "packing_ratio": "auto", "max_seq_len": 320},
+    ),
+}
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_loaders_of_encoder_decoder_batches_are_the_same(tmp_path: Path, shuffle: bool, num_workers: int) -> None:
+@pytest.mark.parametrize("data", DATA)
+def test_loaders_in_python_are_the_same(
+    data: str, num_workers: int, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs of two streams. Of all that the core does, too: these are what it is compared with elsewhere."""
+    from stoker.foundry import builders
+    from stoker.foundry.python_loader import open_python_loader
+
+    monkeypatch.setattr(builders, "open_loader", open_python_loader)
+    columns, make, more = DATA[data]
     rng = np.random.default_rng(2)
-    write(tmp_path, {"turns": "json"}, [conversation(rng) for _ in range(101)])
-    dataset = {
-        "max_seq_len": 32,
-        "decoder_only_format": False,
-        "shuffle": shuffle,
-        "streams": {"a": {"local": str(tmp_path)}},
+    for name, number in (("a", 60), ("b", 41)):
+        write(tmp_path / name, columns, [make(rng) for _ in range(number)])
+    streams = {"a": {"local": str(tmp_path / "a"), "repeat": 1.5}, "b": {"local": str(tmp_path / "b")}}
+    longest = 96 if "decoder_only_format" in more else 24
+    dataset = {"max_seq_len": longest, "shuffle": shuffle, "streams": streams, **more}
+    cfg = {
+        "name": "finetuning" if "decoder_only_format" in dataset else "text",
+        "num_workers": num_workers,
+        "drop_last": bool(num_workers),
+        "dataset": dataset,
+        "pin_memory": False,
     }
-    cfg = {"name": "finetuning", "num_workers": num_workers, "drop_last": True, "dataset": dataset}
-    if not num_workers:  # LLM Foundry needs these, then
-        cfg = {**cfg, "prefetch_factor": None, "persistent_workers": False}
-    tokenizer = make_tokenizer(PAD, EOS)
-    theirs = batches_of(build_dataloader, cfg, tokenizer, 4)
-    ours = batches_of(foundry.build_dataloader, cfg, tokenizer, 4)
-    assert len(ours) == len(theirs) == 25
-    for one, other in zip(ours, theirs, strict=True):
-        assert_same(one, other)
-
-
-def test_loaders_of_masked_text_are_the_same(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    samples = [{"tokens": rng.integers(0, 150, rng.integers(4, 30)).astype(np.int32)} for _ in range(60)]
-    write(tmp_path, {"tokens": "ndarray:int32"}, samples)
-    dataset = {"max_seq_len": 24, "shuffle": True, "mlm_probability": 0.2, "streams": {"a": {"local": str(tmp_path)}}}
-    cfg = {"name": "text", "num_workers": 0, "drop_last": False, "dataset": dataset}
-    cfg = {**cfg, "prefetch_factor": None, "persistent_workers": False}
-    tokenizer = make_tokenizer(PAD, EOS)
-    tokenizer.add_special_tokens({"mask_token": "199"})
-    theirs = batches_of(build_dataloader, cfg, tokenizer, 8)
-    ours = batches_of(foundry.build_dataloader, cfg, tokenizer, 8)
-    assert len(ours) == len(theirs) == 8
-    for one, other in zip(ours, theirs, strict=True):
-        assert_same(one, other)
+    for_llm_foundry = cfg if num_workers else {**cfg, "prefetch_factor": None, "persistent_workers": False}
+    batches = []
+    for build, given in ((build_dataloader, for_llm_foundry), (foundry.build_dataloader, cfg)):
+        tokenizer = make_tokenizer(PAD, EOS, bos=BOS)
+        tokenizer.add_special_tokens({"mask_token": "199"})
+        torch.manual_seed(5)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loader = build(copy.deepcopy(given), tokenizer, 4).dataloader
+            batches.append([batch for _ in range(2) for batch in loader])
+    assert len(batches[0]) == len(batches[1]) > 1
+    for reference, ours in zip(*batches, strict=True):
+        assert_same(ours, reference)

@@ -197,3 +197,16 @@ def test_profiling_less_than_a_batch_finds_nothing(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(builders, "build_dataloader", lambda *_: _Spec(padded([1], 4)))
     assert list(packing.profile_packing(CFG, None, 1, 2, 2, 2)) == [(1.0, None, None), (2.0, None, None)]
+
+
+def test_auto_is_the_least_of_all_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_reduce(tensor: Any, op: Any) -> None:
+        assert tensor.dtype == torch.float64 and op == torch.distributed.ReduceOp.MIN
+        tensor.fill_(min(tensor.item(), 1.9))  # another rank's
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    for own, found in ((2.3, 1.9), (1.2, 1.2)):
+        monkeypatch.setattr(packing, "profile_packing", lambda own=own, **_: [(own, 0, 0)])
+        assert foundry.auto_packing_ratio(CFG, None, 4) == found

@@ -162,7 +162,8 @@ def build_finetuning_dataloader(
         tokenizer.pad_token = tokenizer.eos_token
     check_tokens(config, tokenizer)
     batch_size = check_device_batch_size(device_batch_size)
-    ratio = find_packing_ratio(config, options, given, tokenizer, batch_size)
+    ranks = {"rank": rank, "world_size": world_size}
+    ratio = find_packing_ratio(config, options, given, tokenizer, batch_size, ranks)
     plan = make_plan(
         "finetuning",
         config,
@@ -170,14 +171,18 @@ def build_finetuning_dataloader(
         tokenizer,
         batch_size,
         packing_ratio=ratio,
-        rank=rank,
-        world_size=world_size,
+        **ranks,
     )
     return _open(plan, tokenizer, dataset)
 
 
 def find_packing_ratio(
-    config: FinetuningConfig, options: LoaderOptions, dataset: Mapping[str, Any], tokenizer: Any, batch_size: int
+    config: FinetuningConfig,
+    options: LoaderOptions,
+    dataset: Mapping[str, Any],
+    tokenizer: Any,
+    batch_size: int,
+    ranks: Mapping[str, int | None],
 ) -> float | None:
     """The packing ratio of a configuration, which "auto" looks for in the data; None: there is no packing.
 
@@ -188,7 +193,8 @@ def find_packing_ratio(
     ratio = config.packing_ratio
     if isinstance(ratio, str):
         beside = {f.name: getattr(options, f.name) for f in fields(options)}
-        ratio = auto_packing_ratio({"name": "finetuning", "dataset": dataset, **beside}, tokenizer, batch_size)
+        cfg = {"name": "finetuning", "dataset": dataset, **beside, **ranks}
+        ratio = auto_packing_ratio(cfg, tokenizer, batch_size)
         logger.info("packing_ratio: auto is %s", ratio)
         if ratio != 1:
             config.check_packs()

@@ -126,7 +126,9 @@ def _check(plan: LoaderPlan) -> None:
         "streams of both kinds": plan.kind == "mixed",
         f"layout: {plan.layout.name} with stoker's packing": not plan.layout.is_foundrys,
         "order: stoker": plan.layout.order != "streaming",
-        "rank and world_size as arguments": plan.rank is not None,
+        "overflow of a stream": any(stream.overflow for stream in plan.streams),
+        "rank but that of the launcher": plan.rank is not None
+        and (plan.rank, plan.world_size) != find_ranks(None, None)[:2],
     }
     if found := [what for what, is_there in told.items() if is_there]:
         raise ValueError(f"batches are made in Python, since {plan.why_python}: there is no {' or '.join(found)} then.")
