@@ -1,10 +1,30 @@
-"""Opens the loader of a plan."""
+"""The loader of a plan: batches as LLM Foundry's collators make them, filled by the core."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader as TorchLoader
+from torch.utils.data import IterableDataset
+
 from stoker.foundry.plan import LoaderPlan
+from stoker.foundry.python_loader import open_python_loader
+from stoker.loader import DataLoader
+from stoker.options import default_cache_dir
+from stoker.preparation.examples import IGNORE_LABEL
+from stoker.streaming_order import StreamingSettings
+
+logger = logging.getLogger("stoker")
+
+_MULTIPLE = 8  # of columns, where padding is trimmed
 
 
 def open_loader(plan: LoaderPlan, tokenizer: Any) -> Any:
@@ -15,6 +35,214 @@ def open_loader(plan: LoaderPlan, tokenizer: Any) -> Any:
         tokenizer: Of transformers; for streams that are not of tokens.
 
     Returns:
-        What can be iterated, an epoch at a time, and has a length and a state.
+        A `FoundryLoader`; of text, where the tokenizer does more than to cut it, what `open_python_loader` gives.
+
+    Raises:
+        ValueError, FileNotFoundError: As `stoker.DataLoader`.
     """
-    raise NotImplementedError("loaders of LLM Foundry's configurations are not there yet.")
+    loader = DataLoader(list(plan.streams), **loader_arguments(plan, tokenizer))
+    if plan.kind != "text" or not any(loader.dataset.is_raw):
+        return FoundryLoader(plan, loader)
+    # What the tokenizer returns has a mask, too, and max_seq_len tokens of which the padding is as good as others.
+    loader.close()
+    if not _is_text_cut_alone(tokenizer):
+        return open_python_loader(plan, tokenizer)
+    plan = replace(plan, keys=("input_ids", "attention_mask", *plan.keys[1:]), pads_to_longest=False)
+    return FoundryLoader(plan, DataLoader(list(plan.streams), **loader_arguments(plan, tokenizer)))
+
+
+def _is_text_cut_alone(tokenizer: Any) -> bool:
+    """Whether a text that is too long is tokenized as one that is not, and then cut; and nothing else is told of it."""
+    encoded = tokenizer("a")
+    ends = encoded["input_ids"][-1:] == [tokenizer.eos_token_id] or encoded["input_ids"][-1:] == [
+        tokenizer.sep_token_id
+    ]
+    return set(encoded) == {"input_ids", "attention_mask"} and not ends and tokenizer.truncation_side == "right"
+
+
+def loader_arguments(plan: LoaderPlan, tokenizer: Any) -> dict[str, Any]:
+    """The arguments of `stoker.DataLoader` that a plan comes to, but for its streams."""
+    config, layout = plan.config, plan.layout
+    order: str | StreamingSettings = "stoker"
+    if layout.order == "streaming":
+        settings = {name: value for name, value in config.order_settings.items() if not name.startswith("shuffle")}
+        order = StreamingSettings(
+            **settings,
+            shuffle_algo=config.shuffle_algo,
+            shuffle_block_size=config.shuffle_block_size,
+            num_packers=plan.num_packers,
+            packers_persist=plan.packers_persist,
+        )
+    arguments: dict[str, Any] = {}
+    if layout.packing == "foundry":
+        arguments = {
+            "packing": "foundry",
+            "packing_ratio": (plan.samples_per_batch + 0.5) / plan.batch_size,  # so that rounding can't take one away
+            "max_leftover_bins_to_keep": getattr(config, "max_leftover_bins_to_keep", None),
+        }
+    if plan.kind != "finetuning":
+        for name in ("eos", "bos"):
+            if getattr(config, f"{name}_token_id") is not None:
+                arguments |= {"documents": name, f"{name}_token_id": getattr(config, f"{name}_token_id")}
+    return {
+        "seq_len": plan.seq_len,
+        "batch_size": plan.batch_size,
+        "layout": layout.name,
+        "fields": plan.keys,
+        "field_rules": "foundry" if layout.is_foundrys and plan.kind != "mixed" else "stoker",
+        "order": order,
+        "epoch_size": config.epoch_size,
+        "shuffle": config.shuffle,
+        "seed": config.shuffle_seed,
+        "rank": plan.rank,
+        "world_size": plan.world_size,
+        "replication": config.replication,
+        "num_workers": max(1, min(plan.options.num_workers, os.cpu_count() or 1)),
+        "drop_last": plan.options.drop_last or (layout.name == "pack" and order == "stoker"),
+        "pad_id": plan.pad_id or 0,
+        "padding_side": plan.padding_side,
+        "weights_in": config.weights_in,
+        "pin_memory": plan.options.pin_memory and torch.cuda.is_available(),
+        "timeout": plan.options.timeout,
+        "cache_limit": config.cache_limit,
+        "tokenizer": functools.partial(_keep, tokenizer) if getattr(tokenizer, "is_fast", False) else None,
+        **arguments,
+    }
+
+
+class FoundryLoader(TorchLoader):  # type: ignore[misc]  # torch is not looked at
+    """Batches of a plan; torch's DataLoader to whoever asks, which its `stoker` fills.
+
+    Attributes:
+        stoker: The `stoker.DataLoader`, with its order, statistics and state.
+    """
+
+    def __init__(self, plan: LoaderPlan, loader: DataLoader) -> None:
+        super().__init__(
+            FoundryDataset(plan, loader), batch_size=plan.samples_per_batch, drop_last=plan.options.drop_last
+        )
+        self.stoker = loader
+        self._plan = plan
+        self._seen = 0  # batches that the workers at hand have made, as it were
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of an epoch; see `LoaderPlan`. What it raises is told at `stoker.DataLoader`."""
+        if not self._plan.packers_persist:
+            self._seen = 0
+        for batch in self.stoker:
+            self._seen += 1
+            yield self._batch(batch, is_first=self._seen <= self._plan.num_packers)
+
+    def __len__(self) -> int:
+        """Batches of an epoch; see `stoker.DataLoader`."""
+        return len(self.stoker)
+
+    def _batch(self, batch: Mapping[str, Any], *, is_first: bool) -> Any:
+        """What the collators make of rows of seq_len: rows and columns that they don't have are cut off."""
+        plan, info = self._plan, self.stoker.batch_info
+        rows, tokens, loss = info["num_rows"], info["row_tokens"], info["row_loss_tokens"]
+        width = self._width(tokens[:rows], is_first=is_first)
+        is_left = plan.padding_side == "left"
+        cut = {key: values[:rows] for key, values in batch.items()}
+        if width < plan.seq_len:
+            columns = slice(-width, None) if is_left else slice(width)
+            cut = {key: values[:, columns].contiguous() for key, values in cut.items()}
+            if is_left and "sequence_id" in cut and "attention_mask" not in cut:
+                cut["sequence_id"] -= self._documents_before(cut)
+        has_mask = "attention_mask" in cut
+        cut["total_tokens"] = tokens[:rows] if has_mask else [width] * rows
+        cut["loss_generating_tokens"] = (
+            (cut["labels"][:, 1:] != IGNORE_LABEL).sum(1).tolist() if is_left else loss[:rows]
+        )
+        if not has_mask or plan.layout.name == "pack":
+            return cut
+        from transformers import BatchEncoding
+
+        return BatchEncoding(cut)
+
+    def _width(self, tokens: list[int], *, is_first: bool) -> int:
+        """Columns of a batch whose rows have so many tokens."""
+        plan, longest = self._plan, max(tokens, default=0)
+        if plan.pad_id is None and min(tokens, default=0) < longest:
+            raise ValueError(
+                "You are attempting to pad samples but the tokenizer you are using does not have a pad token. Set its "
+                "pad_token."
+            )
+        if plan.pads_to_longest:
+            return longest
+        if plan.trims_padding and not is_first:
+            return min(plan.seq_len, -(-longest // _MULTIPLE) * _MULTIPLE)
+        return plan.seq_len
+
+    def _documents_before(self, cut: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """What sequence_id counted before the first column: paddings that look like the end of a document."""
+        first = cut["sequence_id"][:, :1].clone()
+        if self._plan.config.bos_token_id is not None:
+            first -= (cut["input_ids"][:, :1] == self._plan.config.bos_token_id).to(first.dtype)
+        return first
+
+
+class FoundryDataset(IterableDataset):  # type: ignore[misc]
+    """What a trainer asks of `dataloader.dataset`: a length, and the state in MosaicML Streaming's terms."""
+
+    def __init__(self, plan: LoaderPlan, loader: DataLoader) -> None:
+        self._plan = plan
+        self._loader = loader
+        self._offset = 0
+
+    def __len__(self) -> int:
+        """Samples of an epoch of a rank."""
+        return -(-len(self._loader.dataset) // self._loader.world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError("the samples of this data set are read by the core: iterate over its loader.")
+
+    def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
+        """The state after so many rows over all ranks, with the fields of MosaicML Streaming's; where rows are packed,
+        also with what this rank's packers have left over (see `stoker.distributed.full_state` for that of all ranks).
+
+        Args:
+            num_samples: Rows of the epoch.
+            from_beginning: Whether they are counted from the epoch's beginning, or from where it was resumed.
+        """
+        state = self._loader.state_dict()
+        if self._plan.layout.order != "streaming":
+            return state
+        samples = num_samples * self._plan.samples_per_batch // self._plan.batch_size
+        delivered = samples if from_beginning else self._offset + samples
+        if self._plan.layout.name == "pack" and delivered == state["sample_in_epoch"]:
+            return state
+        names = ("epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed", "initial_physical_nodes")
+        return {**{name: state[name] for name in names}, "sample_in_epoch": delivered}
+
+    def load_state_dict(self, obj: Mapping[str, Any]) -> None:
+        """Goes on from a state of this class or of MosaicML Streaming; of a Composer checkpoint it is
+        `state["dataset_state"]["train"]`. What packers of other ranks, or other packers, had left over is left out.
+
+        Raises:
+            StateMismatchError: It does not fit; or rows are packed, and it is MosaicML Streaming's own in the middle of
+                an epoch.
+        """
+        self._loader.load_state_dict(obj, on_change="adapt")
+        self._offset = int(obj.get("sample_in_epoch", 0))
+
+
+def _keep(tokenizer: Any) -> str:
+    """A directory with the tokenizer, for the processes that tokenize."""
+    parent = os.path.join(default_cache_dir(), "tokenizers")
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as made:
+        kept = os.path.join(made, "tokenizer")
+        tokenizer.save_pretrained(kept)
+        digest = hashlib.sha256()
+        for name in sorted(os.listdir(kept)):
+            with open(os.path.join(kept, name), "rb") as file:
+                digest.update(name.encode() + b"\0" + hashlib.sha256(file.read()).digest())
+        path = os.path.join(parent, digest.hexdigest()[:16])
+        if not os.path.exists(path):
+            try:
+                os.rename(kept, path)
+            except OSError:  # another process was faster
+                if not os.path.exists(path):
+                    raise
+    return path

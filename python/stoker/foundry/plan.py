@@ -229,5 +229,5 @@ def _stream_of(name: str | None, stream: Any, kind: str, config: DatasetConfig) 
         download_timeout=stream.download_timeout,
         validate_hash=stream.validate_hash or "auto",
         keep_zip=stream.keep_zip or None,  # False expands shards at once, which the core does as it needs
-        prepare=targets if own_kind == "finetuning" else None,
+        prepare={**targets, "pairs_apart": True} if own_kind == "finetuning" else {"eos_text": ""},
     )

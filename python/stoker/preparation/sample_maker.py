@@ -103,7 +103,7 @@ class SampleMaker:
         if form.name == "ids" and self._rules.pairs_apart:
             vocab_size = self._tokenizer.vocab_size
             turn = {key: _integers(row.values, column, vocab_size).tolist() for key, column in form.columns.items()}
-            return Waiting(row, [], 0, read_example({"turns": [turn]}, self._tokenizer))
+            return Waiting(row, [], 0, read_example({"turns": [turn]}, self._tokenizer.chat_template))
         if form.name == "ids":
             sample = self._sample_of_ids(row, form.columns)
             if not sample.num_tokens:
