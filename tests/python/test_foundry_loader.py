@@ -18,6 +18,11 @@ from stoker.errors import StateMismatchError
 from stoker.foundry import build_finetuning_dataloader, build_text_dataloader, builders
 from stoker.foundry.python_loader import open_python_loader
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument"),
+    pytest.mark.filterwarnings("ignore:Truncating sequence"),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork"),
+]
 SAMPLES = 57
 
 
