@@ -331,15 +331,19 @@ DATA: dict[str, tuple[dict[str, str], Any, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("shuffle", [False, True])
 @pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("by", ["core", "python"])
 @pytest.mark.parametrize("data", DATA)
-def test_loaders_in_python_are_the_same(
-    data: str, num_workers: int, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_loaders_are_the_same(
+    data: str, by: str, num_workers: int, shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two epochs of two streams. Of all that the core does, too: these are what it is compared with elsewhere."""
+    """Two epochs of two streams. By the data sets and collators in Python of all that the core does, too: these are
+    what it is compared with elsewhere."""
     from stoker.foundry import builders
     from stoker.foundry.python_loader import open_python_loader
 
-    monkeypatch.setattr(builders, "open_loader", open_python_loader)
+    monkeypatch.setenv("STOKER_CACHE", str(tmp_path / "cache"))
+    if by == "python":
+        monkeypatch.setattr(builders, "open_loader", open_python_loader)
     columns, make, more = DATA[data]
     rng = np.random.default_rng(2)
     for name, number in (("a", 60), ("b", 41)):
