@@ -299,15 +299,15 @@ def raw_stream(loader: stoker.DataLoader) -> RawShards:
 
 
 def test_a_shard_that_another_process_makes_is_waited_for_and_named(tokenizer: Path, tmp_path: Path) -> None:
-    local = write_raw(tmp_path / "raw", *KINDS["text"])
-    with stoker.DataLoader(
-        stoker.Stream(local=local), seq_len=8, batch_size=1, layout="pad", shuffle=False, tokenizer=tokenizer, timeout=1
-    ) as loader:
+    stream = stoker.Stream(local=write_raw(tmp_path / "raw", *KINDS["text"]))
+    options: dict[str, Any] = {"seq_len": 8, "batch_size": 1, "layout": "pad", "tokenizer": tokenizer}
+    with stoker.DataLoader(stream, shuffle=False, timeout=1, **options) as loader:
         raw = raw_stream(loader)
         os.makedirs(raw.cache)
         with lock_byte(os.path.join(raw.cache, "lock"), 0):
             with pytest.raises(TimeoutError, match='it needs shard 0 of stream "raw", which is being prepared'):
                 next(iter(loader))
+    with stoker.DataLoader(stream, **options) as loader:  # helpers take a while to start
         assert len(list(loader)) > 0
 
 
