@@ -15,7 +15,7 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from stoker.files import copy_atomically, write_atomically
@@ -23,6 +23,9 @@ from stoker.files import copy_atomically, write_atomically
 # Which clouds have for their own machines; what else has no credentials asks there.
 _METADATA_SERVICE = "169.254.169.254"
 Buffer = Any  # bytes, or what has their buffer protocol
+# The processes in which obstore has made requests, this one and those that it is a fork of: there its threads are gone,
+# and nothing but a note that is forked, too, tells.
+_USED_IN: set[int] = set()
 
 # Schemes that obstore knows, by the names that MosaicML Streaming's URLs have for some of them.
 _NATIVE = {
@@ -130,21 +133,31 @@ def open_store(url: str, options: Mapping[str, Any] | None = None, *, timeout_s:
         ModuleNotFoundError: A package is missing; the message says which.
         ValueError: There is no such scheme, or an option is not known.
     """
-    return _open(url.rstrip("/"), json.dumps(dict(options or {}), sort_keys=True), timeout_s)
+    options_as_json = json.dumps(dict(options or {}), sort_keys=True)
+    if urlsplit(url).scheme in _NATIVE and _USED_IN - {os.getpid()}:
+        from stoker.store_helper import HelperStore  # which needs this module
+
+        return HelperStore(url.rstrip("/"), options_as_json, timeout_s)
+    return _open(url.rstrip("/"), options_as_json, timeout_s)
 
 
 @functools.lru_cache(maxsize=1024)
 def _open(url: str, options_as_json: str, timeout_s: float) -> Store:
-    options = json.loads(options_as_json)
     if not is_url(url):
         return LocalStore(os.path.abspath(url.removeprefix("file://")))
     scheme = urlsplit(url).scheme
     if scheme in _NATIVE:
         try:
-            return NativeStore(url, scheme, options, timeout_s)
+            return open_native(url, options_as_json, timeout_s)
         except ModuleNotFoundError:
             pass
-    return FsspecStore(url, scheme, options)
+    return FsspecStore(url, scheme, json.loads(options_as_json))
+
+
+@functools.lru_cache(maxsize=1024)
+def open_native(url: str, options_as_json: str, timeout_s: float) -> NativeStore:
+    """The store of obstore that a URL is in, for a process that is no fork of one that has used obstore."""
+    return NativeStore(url, urlsplit(url).scheme, json.loads(options_as_json), timeout_s)
 
 
 class LocalStore:
@@ -191,8 +204,6 @@ class LocalStore:
 
 class NativeStore:
     """A store of obstore, whose threads a fork does not have."""
-
-    _used_by: ClassVar[int | None] = None  # the process that has begun to use obstore
 
     def __init__(self, url: str, scheme: str, options: dict[str, Any], timeout_s: float) -> None:
         import obstore
@@ -248,13 +259,12 @@ class NativeStore:
             RuntimeError: This is a fork of a process that uses obstore: a request would never come to an end.
         """
         where = f"{self.url}/{path}"
-        if NativeStore._used_by is None:
-            NativeStore._used_by = os.getpid()
-        if NativeStore._used_by != os.getpid():
+        if _USED_IN - {os.getpid()}:
             raise RuntimeError(
                 f"{where} can't be had in a fork of a process that has used obstore: start processes by 'spawn' or "
-                "'forkserver', or open the first remote stream behind the fork."
+                "'forkserver', or open the stream behind the fork."
             )
+        _USED_IN.add(os.getpid())
         try:
             yield
         except FileNotFoundError:

@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader  # noqa: E402  # which need it
 
 import stoker  # noqa: E402
 import stoker.streaming as streaming  # noqa: E402
+from servers import file_server  # noqa: E402
 from stoker.encodings import Encoding  # noqa: E402
 from stoker.streaming import dataset as dataset_module  # noqa: E402
 from stoker.streaming import progress  # noqa: E402
@@ -528,6 +530,20 @@ def test_shards_of_a_remote_are_fetched(remote: dict[str, str], num_workers: int
     assert not list(Path(remote["local"]).rglob("*.mds"))
     assert numbers_of(DataLoader(data, batch_size=4, num_workers=num_workers)) == batches_of(SIZES, 0)
     assert len(list(Path(remote["local"]).rglob("*.mds"))) == 6
+
+
+def test_threads_read_beside_each_other(remote: dict[str, str]) -> None:
+    data = streaming.StreamingDataset(**remote)
+    with ThreadPoolExecutor(8) as threads:
+        assert numbers(threads.map(data.__getitem__, range(NUM_SAMPLES))) == list(range(NUM_SAMPLES))
+
+
+def test_workers_fetch_though_the_trainer_has_done_so_before(web: str, tmp_path: Path) -> None:
+    pytest.importorskip("obstore")
+    with file_server(Path(web)) as url:
+        data = streaming.StreamingDataset(remote=url, local=str(tmp_path / "copy"), batch_size=4, shuffle=True)
+        assert data[0]["n"] == 0
+        assert numbers_of(DataLoader(data, batch_size=4, num_workers=1)) == batches_of(SIZES, 0)
 
 
 def test_shards_are_fetched_ahead_of_the_sample_that_is_read(remote: dict[str, str]) -> None:

@@ -117,11 +117,10 @@ class Shards:
         self._begins: list[int] = (ends - self.sizes).tolist()
         self.num_samples = self._ends[-1] if entries else 0
         self._check_encodings()
-        self._process = 0
-        self._reader: _Reader | None = None
+        self._readers: dict[int, _Reader] = {}  # of each process: a fork has the parent's threads no more
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": 0, "_reader": None}
+        return {**self.__dict__, "_readers": {}}
 
     def _check_encodings(self) -> None:
         for stream in self._streams:
@@ -181,11 +180,11 @@ class Shards:
             reader.open_ahead(dict.fromkeys(shards.tolist()))
 
     def _reader_here(self) -> _Reader:
-        """This process's: a fork has the parent's threads no more, and maybe its locks held."""
-        if self._reader is None or self._process != os.getpid():
-            self._reader = _Reader(self._streams, self._places, self._cache_limit)
-            self._process = os.getpid()
-        return self._reader
+        process = os.getpid()
+        reader = self._readers.get(process)
+        if reader is None:  # for several threads, maybe: then one of those that are made stays
+            reader = self._readers.setdefault(process, _Reader(self._streams, self._places, self._cache_limit))
+        return reader
 
 
 class _Opened(NamedTuple):
