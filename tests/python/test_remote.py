@@ -31,6 +31,7 @@ from servers import Fault, Proxy, file_server
 from stoker import cache, downloads
 from stoker.downloads import PartialFile
 from stoker.fetching import fetch
+from stoker.stores import open_store
 from texts import TEXTS
 
 LENGTHS = [[50 + (7 * k + i) % 9 for i in range(40)] for k in range(6)]
