@@ -128,6 +128,7 @@ bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python benchmarks/throughput.py
 	$(BENCH)/bin/python benchmarks/scale.py
 	$(BENCH)/bin/python benchmarks/packing.py
+	$(BENCH)/bin/python benchmarks/drop_in.py
 	$(BENCH)/bin/python benchmarks/training.py
 	$(BENCH)/bin/python benchmarks/preparing.py
 	$(BENCH)/bin/python benchmarks/faults.py

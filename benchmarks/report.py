@@ -235,7 +235,7 @@ A Python thread that spins while a worker fills on another CPU (for {t.of("laten
 time) runs at {t.of("latency/gil", "spin_beside_over_apart"):.0%} of its speed beside another process that does the
 same: the core does not hold the GIL (asserted by `make debug`).
 
-{packing()}{training()}{preparing()}{fetching()}## Choices
+{packing()}{training()}{drop_in()}{preparing()}{fetching()}## Choices
 
 * The wheel is built for the baseline of its architecture (SSE2 on x86_64). Built for AVX2 (`-march=x86-64-v3`) the core
   makes {t.rate("core-avx2/raw-0"):,.0f} M tokens/s instead of {t.rate("core/raw-0"):,.0f} on raw shards: widening is
@@ -359,6 +359,54 @@ its resident memory above interpreter and torch: its own, and pages of the mappe
 {table(["", "1 rank", "4 ranks", "own, 1", "own, 4", "mapped, 1", "mapped, 4"], ranks)}
 What ran on a GPU is told in [training](training.md).
 
+"""
+
+
+def drop_in() -> str:
+    """The section of docs/benchmarks.md on `stoker.foundry`."""
+    runs: dict[str, list[dict[str, float]]] = json.loads((RESULTS / "drop_in.json").read_text())["runs"]
+
+    def of(name: str, what: str) -> float:
+        return median(result[what] for result in runs[name])
+
+    rows = []
+    wins = {}
+    own = "instructions, layout: pack"
+    for case in ("text", "instructions", "instructions, packed", own):
+        ours = f"speed/stoker/{case}"
+        theirs = f"speed/LLM Foundry/{'instructions, packed' if case == own else case}"
+        wins[case] = of(ours, "tokens/CPU s") / of(theirs, "tokens/CPU s")
+        rates = [f"{of(name, 'tokens/CPU s') / 1e6:.3g}" for name in (theirs, ours)]
+        firsts = [f"{of(name, 'first batch s'):.2f}" for name in (theirs, ours)]
+        rows.append([case, *rates, f"{wins[case]:,.0f}x", *firsts])
+    goals = [
+        [name, f"{goal}x", f"{wins[case]:,.0f}x", "yes" if wins[case] >= goal else "no"]
+        for name, case, goal in (
+            ("text", "text", 50),
+            ("finetuning, with its packer", "instructions, packed", 50),
+            ("finetuning, with stoker's packing", own, 500),
+        )
+    ]
+    orders = []
+    for size in ("1000000", "10000000", "100000000"):
+        names = [f"epoch/{package}/{size}" for package in ("MosaicML Streaming", "stoker")]
+        seconds, memory = ([f"{of(name, what):.3g}" for name in names] for what in ("s", "bytes/sample"))
+        orders.append([f"{int(size):,}", *seconds, *memory])
+    return f"""## By LLM Foundry's YAML
+
+`build_dataloader` of `stoker.foundry` and of LLM Foundry 0.22 on the same configuration and files, no workers: text is
+rows of 2048 tokens of two weighted streams, instructions are prompts and responses as token ids. Millions of tokens
+that are no padding for a second of the CPU, medians of {len(runs["speed/stoker/text"])} rounds, and seconds to the
+first batch (stoker's with making its first shards of prompts and responses; importing is in neither). stoker's packing
+stands beside LLM Foundry's.
+
+{table(["", "LLM Foundry, M/CPU s", "stoker, M/CPU s", "win", "LLM Foundry, first", "stoker, first"], rows)}
+{table(["tokens of a second of the CPU", "goal", "measured", "met"], goals)}
+The order of an epoch (py1e, 8 ranks), as one rank has it: seconds, and bytes a sample at most. The reference's is made
+once a node, while all ranks wait; stoker's on each rank, and from the second epoch on while the one before is
+delivered.
+
+{table(["samples", "Streaming, s", "stoker, s", "Streaming, bytes a sample", "stoker, bytes a sample"], orders)}
 """
 
 
