@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import warnings
 from collections.abc import Mapping
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -270,6 +272,17 @@ def test_a_data_spec_counts_tokens_by_type() -> None:
         spec.get_num_tokens_in_batch(batch, token_type="x")
     with pytest.raises(ValueError, match="Unexpected return type from get_num_tokens_in_batch: <class 'str'>"):
         foundry.DataSpec([], lambda _: "4").get_num_tokens_in_batch(batch)
+
+
+def test_a_data_spec_is_composers_where_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(foundry.get_data_spec([1], {}), foundry.DataSpec)
+    core = ModuleType("composer.core")
+    core.DataSpec = SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "composer", ModuleType("composer"))
+    monkeypatch.setitem(sys.modules, "composer.core", core)
+    spec = foundry.get_data_spec([1], {})
+    assert isinstance(spec, SimpleNamespace) and spec.dataloader == [1]
+    assert spec.get_num_tokens_in_batch({"input_ids": torch.ones(1, 4)}) == 4
 
 
 # ---------------------------------------------------------------- examples

@@ -397,6 +397,11 @@ FROM_BOTH = (
             ValueError,
             "following keys: `local`, `remote`.\nThose keys are used when building from a streaming dataset, but set",
         ),
+        (
+            {"hf_name": "x", "local": ..., "streams": {"a": {"local": "/"}}},
+            ValueError,
+            "sets a value for `hf_name` as well as the following keys: `streams`.",
+        ),
         ({"safe_load": True}, ValueError, f"`remote` as well as the following keys: `safe_load`.\n{FROM_BOTH}"),
         (
             {"local": ..., "streams": {"a": {"local": "/"}}, "hf_kwargs": {}, "preprocessing_fn": "x"},

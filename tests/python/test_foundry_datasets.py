@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,15 @@ def test_masked_and_encoder_decoder_batches_are_made_in_python(tmp_path: Path) -
         with pytest.raises(ValueError, match=f"made in Python, since decoder_only_format is False: {message}"):
             foundry.build_dataloader({**cfg, **changes}, make_tokenizer(PAD, EOS), 2)
     assert foundry.build_dataloader({**cfg, "rank": 0, "world_size": 1}, make_tokenizer(PAD, EOS), 2)
+
+
+def test_all_names_are_there_and_torch_is_not_imported_for_them() -> None:
+    for name in foundry.__all__:
+        assert getattr(foundry, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = foundry.nothing
+    code = "import sys, stoker.foundry.builders; sys.exit(any(m in sys.modules for m in ('torch', 'omegaconf')))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_fewer_samples_than_nodes_are_told() -> None:

@@ -52,7 +52,7 @@ def _arguments(plan: LoaderPlan, batch_size: Any) -> list[tuple[str, str]]:
         ("documents", documents, None),
         ("eos_token_id", config.eos_token_id if documents == "eos" else None, None),
         ("bos_token_id", config.bos_token_id if documents == "bos" else None, None),
-        ("drop_last", options.drop_last or layout.name == "pack", True),
+        ("drop_last", plan.drops_last, True),
         ("num_workers", options.num_workers, 2),
         ("pin_memory", options.pin_memory, False),
         ("timeout", options.timeout, 0),

@@ -344,7 +344,7 @@ def _read_common(dataset: Mapping[str, Any], what: str) -> dict[str, Any]:
         if key in given:
             raise TypeError(f"{what}() got multiple values for keyword argument {key!r}")
     streams = given.get("streams") or {}
-    given["streams"] = {name: read_keys(StreamConfig, stream or {}, "Stream") for name, stream in streams.items()}
+    given["streams"] = {str(name): read_keys(StreamConfig, stream or {}, "Stream") for name, stream in streams.items()}
     return given
 
 
@@ -356,7 +356,7 @@ def _check_source(given: Mapping[str, Any]) -> None:
     """
     remote, local = (given.get(key) for key in ("remote", "local"))
     if given.get("hf_name") is not None:
-        if found := [f"`{key}`" for key in ("local", "remote") if given.get(key) is not None]:
+        if found := [f"`{key}`" for key in ("local", "remote", "streams") if given.get(key)]:
             raise ValueError(
                 f"The dataset config sets a value for `hf_name` as well as the following keys: {', '.join(found)}.\n"
                 "Those keys are used when building from a streaming dataset, but setting `hf_name` instructs the "

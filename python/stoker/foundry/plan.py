@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, fields
 from typing import Any
 
-from stoker.foundry.config import DatasetConfig, FinetuningConfig, TextConfig
+from stoker.foundry.config import DatasetConfig, FinetuningConfig, StreamConfig, TextConfig
 from stoker.stream import Stream
-
-logger = logging.getLogger("stoker")
-
-_COUNTS = ("total_tokens", "loss_generating_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +92,12 @@ class LoaderPlan:
     world_size: int | None = None
 
     @property
+    def drops_last(self) -> bool:
+        """Whether rows that do not fill the last batch of an epoch are left out, or come first in the next. Those of
+        stoker's packing have no end."""
+        return self.options.drop_last or self.layout.packing == "best_fit"
+
+    @property
     def num_packers(self) -> int:
         """Of packing="foundry": each worker packs by itself, batch after batch in turn."""
         return max(1, self.options.num_workers)
@@ -138,9 +139,9 @@ def resolve_layout(config: DatasetConfig, packing_ratio: float | None) -> Layout
         )
     name = config.layout or ("pack" if packs else "pad")
     packing = None if name != "pack" else "foundry" if packs else "best_fit"
-    layout = Layout(name=name, packing=packing, order="stoker")
-    order = config.order or ("streaming" if layout.is_foundrys else "stoker")
-    if order == "streaming" and not layout.is_foundrys:
+    is_foundrys = name == "pad" or packing == "foundry"
+    order = config.order or ("streaming" if is_foundrys else "stoker")
+    if order == "streaming" and not is_foundrys:
         raise ValueError(f"layout: {name} does not go with order: streaming, which counts samples: give order: stoker.")
     if order == "streaming" and config.weights_in == "tokens":
         raise ValueError("weights_in: tokens needs order: stoker; MosaicML Streaming's order counts samples.")
@@ -173,7 +174,8 @@ def make_plan(
         ValueError: Two settings contradict each other.
     """
     layout = resolve_layout(config, packing_ratio)
-    streams = tuple(_stream_of(name, stream, kind, config) for name, stream in _streams_of(config))
+    given = config.stream_configs() if config.has_mds else {}
+    streams = tuple(_stream_of(name, stream, kind, config) for name, stream in given.items())
     kinds = {str(stream.kind) for stream in streams} or {kind}
     of_all = kinds.pop() if len(kinds) == 1 else "mixed"
     is_foundry_text = of_all == "text" and layout.name == "pad"
@@ -204,11 +206,7 @@ def _keys_of(kind: str, layout: Layout, config: DatasetConfig) -> tuple[str, ...
     return ("input_ids", "labels", "attention_mask", "sequence_id")
 
 
-def _streams_of(config: DatasetConfig) -> list[tuple[str | None, Any]]:
-    return list(config.stream_configs().items()) if config.has_mds else []
-
-
-def _stream_of(name: str | None, stream: Any, kind: str, config: DatasetConfig) -> Stream:
+def _stream_of(name: str | None, stream: StreamConfig, kind: str, config: DatasetConfig) -> Stream:
     own_kind = stream.kind or kind
     targets = {
         "target_prompts": getattr(config, "target_prompts", "none"),
@@ -225,8 +223,8 @@ def _stream_of(name: str | None, stream: Any, kind: str, config: DatasetConfig) 
         kind=own_kind,
         overflow=stream.overflow,
         bytes_dtype=config.token_encoding_type,
-        download_retry=stream.download_retry,
-        download_timeout=stream.download_timeout,
+        download_retry=stream.download_retry or 0,
+        download_timeout=stream.download_timeout or config.download_timeout,
         validate_hash=stream.validate_hash or "auto",
         keep_zip=stream.keep_zip or None,  # False expands shards at once, which the core does as it needs
         prepare={**targets, "pairs_apart": True} if own_kind == "finetuning" else {"eos_text": ""},
