@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("omegaconf")
 
 import stoker  # after the check
+from mds import write_dataset
 from stoker.cli import main
 from stoker.foundry.migrate import LoaderReport, migrate
 
@@ -86,9 +88,27 @@ def test_a_packed_loader_names_its_packers_and_its_order() -> None:
 def test_documents_and_packing_without_a_ratio_are_stokers_own() -> None:
     _, arguments = called(report_of(with_dataset(TEXT, eos_token_id=2)))
     assert (arguments["documents"], arguments["eos_token_id"]) == ("'eos'", "2")
-    auto = report_of(with_dataset(CHAT, packing_ratio="auto"))
+    auto = report_of(with_dataset(CHAT, packing_ratio="auto", max_leftover_bins_to_keep=2))
     assert auto.call is not None and auto.call.startswith("# packing_ratio: auto looks at the data first")
     assert called(auto)[1]["layout"] == "'pack'" and "order" not in called(auto)[1]
+
+
+@pytest.mark.parametrize("more", [{"order": "stoker"}, {"layout": "concat"}, {"layout": "pack"}])
+def test_the_call_makes_a_loader(more: dict[str, Any], tmp_path: Path) -> None:
+    write_dataset(tmp_path, "web", [[5, 9, 30]] * 8)
+    write_dataset(tmp_path, "chat", [[5, 9, 30]] * 8, labels="int32")
+    streams = {
+        "web": {"local": str(tmp_path / "web"), "kind": "text", "proportion": 1},
+        "chat": {"local": str(tmp_path / "chat"), "proportion": 2},
+    }
+    dataset = {"streams": streams, "max_seq_len": 16, "decoder_only_format": True, "shuffle": True, **more}
+    report = report_of({"name": "finetuning", "num_workers": 0, "pin_memory": False, "dataset": dataset})
+    assert report.call is not None
+    tokenizer = SimpleNamespace(pad_token_id=0, padding_side="right")
+    with eval(report.call, {"stoker": stoker, "tokenizer": tokenizer}) as loader:
+        batch = next(iter(loader))
+    assert list(batch) == ["input_ids", "labels", "attention_mask", "sequence_id"]
+    assert batch["input_ids"].shape == (4, 16)
 
 
 def test_every_key_has_a_status() -> None:
@@ -138,6 +158,7 @@ def test_what_is_made_in_python_has_no_call() -> None:
 def test_what_can_not_be_built_is_told() -> None:
     assert "there are loaders named 'text'" in str(report_of({"name": "pairs", "dataset": {}}).error)
     assert "max_seq_len must be an integer" in str(report_of(with_dataset(TEXT, max_seq_len=2.5)).error)
+    assert "missing 1 required positional argument: 'max_seq_len'" in str(report_of({**TEXT, "dataset": None}).error)
     with pytest.raises(ValueError, match="has neither `train_loader` nor `eval_loader`"):
         migrate({"seed": 1})
 

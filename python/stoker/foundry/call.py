@@ -8,6 +8,7 @@ from typing import Any
 from stoker.foundry.plan import LoaderPlan
 from stoker.stream import Stream
 
+_OF_FOUNDRYS_PACKING = ("packing_ratio", "max_leftover_bins_to_keep")
 _ORDER_DEFAULTS = {
     "shuffle_algo": "py1e",
     "shuffle_block_size": None,
@@ -35,20 +36,19 @@ def loader_call(plan: LoaderPlan, batch_size: Any, *, is_auto: bool = False) -> 
 
 def _arguments(plan: LoaderPlan, batch_size: Any) -> list[tuple[str, str]]:
     config, options, layout = plan.config, plan.options, plan.layout
-    packing_ratio = plan.samples_per_batch / plan.batch_size
+    is_foundrys = layout.packing == "foundry"
     documents: str | None = None
     if plan.kind == "text":
         documents = "eos" if config.eos_token_id is not None else "bos" if config.bos_token_id is not None else None
     given: list[tuple[str, Any, Any]] = [  # name, value, and the default, which is not written
         ("epoch_size", config.epoch_size, None),
-        ("seed", config.shuffle_seed, None if config.shuffle else config.shuffle_seed),
+        ("seed", config.shuffle_seed, 0),
         ("shuffle", config.shuffle, True),
         ("replication", config.replication, 1),
         ("weights_in", config.weights_in, None),
         ("cache_limit", config.cache_limit, None),
         ("packing", layout.packing, "best_fit" if layout.name == "pack" else None),
-        ("packing_ratio", packing_ratio, 1.0),
-        ("max_leftover_bins_to_keep", getattr(config, "max_leftover_bins_to_keep", None), None),
+        *((name, getattr(config, name), None) for name in _OF_FOUNDRYS_PACKING if is_foundrys),
         ("documents", documents, None),
         ("eos_token_id", config.eos_token_id if documents == "eos" else None, None),
         ("bos_token_id", config.bos_token_id if documents == "bos" else None, None),

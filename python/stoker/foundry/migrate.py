@@ -159,12 +159,14 @@ def _plan_of(loader: Mapping[str, Any], kind: Any, batch_size: Any) -> tuple[Loa
         options = LoaderOptions(**given)
     except TypeError as error:
         raise TypeError(str(error).replace("LoaderOptions.__init__", f"build_{kind}_dataloader")) from None
-    dataset = {**loader.get("dataset", {}), **{key: loader[key] for key in OWN_KEYS if key in loader}}
+    dataset = {**(loader.get("dataset") or {}), **{key: loader[key] for key in OWN_KEYS if key in loader}}
     config: Any = read_text(dataset) if kind == "text" else read_finetuning(dataset)
     ratio = getattr(config, "packing_ratio", None)
     is_auto = ratio == "auto" and config.decoder_only_format
     if isinstance(ratio, str):
-        config, ratio = replace(config, packing_ratio=None, layout="pack" if is_auto else None, order=None), None
+        ratio = None
+        without = {"packing_ratio": None, "max_leftover_bins_to_keep": None, "order": None}
+        config = replace(config, **without, layout="pack" if is_auto else None)
     if isinstance(batch_size, float):
         check_device_batch_size(batch_size)
     rows = batch_size if isinstance(batch_size, int) else 1
@@ -179,7 +181,7 @@ def _keys_of(loader: Mapping[str, Any]) -> Iterator[Key]:
         if name != "dataset":
             yield _key("", name, value, of_loader)
             continue
-        for key, of_key in value.items():
+        for key, of_key in (value or {}).items():
             if key != "streams" or not isinstance(of_key, Mapping):
                 yield _key("dataset.", key, of_key, of_dataset)
                 continue
