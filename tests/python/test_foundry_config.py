@@ -162,7 +162,8 @@ def test_a_finetuning_plan_is_llm_foundrys_rows_in_streamings_order() -> None:
     assert not plan.ignores_pad_id and not plan.pads_to_longest and not plan.trims_padding
     (stream,) = plan.streams
     assert stream.kind == "finetuning" and stream.bytes_dtype == "uint16"
-    assert stream.prepare == {"target_prompts": "length>=5", "target_responses": "last"}
+    targets = {"target_prompts": "length>=5", "target_responses": "last"}
+    assert stream.prepare == {**targets, "pairs_apart": True}
     trimmed = plan_of(with_dataset(CHAT, allow_pad_trimming=True, pad_to_longest=True))
     assert trimmed.trims_padding and trimmed.pads_to_longest
 
@@ -228,7 +229,7 @@ def test_streams_of_both_kinds_go_in_one_loader() -> None:
     assert plan.kind == "mixed" and [stream.kind for stream in plan.streams] == ["text", "finetuning"]
     assert (plan.layout.name, plan.layout.packing, plan.layout.order) == ("pack", "best_fit", "stoker")
     assert plan.keys == ("input_ids", "labels", "attention_mask", "sequence_id") and not plan.ignores_pad_id
-    assert plan.streams[0].prepare is None and plan.streams[1].overflow == "drop"
+    assert plan.streams[0].prepare == {"eos_text": ""} and plan.streams[1].overflow == "drop"
     assert plan.why_python is None and plan.config.weights_in == "tokens"
 
 

@@ -11,6 +11,7 @@ from stoker.foundry.config import (
     OWN_KEYS,
     DatasetConfig,
     FinetuningConfig,
+    check_device_batch_size,
     nearest_key,
     plain,
     read_finetuning,
@@ -218,16 +219,6 @@ def check_tokens(config: DatasetConfig, tokenizer: Any) -> None:
                 f"{told} To override this error, set the {flag} flag to True in the dataset config section of the YAML."
             )
         logger.warning("%s", told)
-
-
-def check_device_batch_size(device_batch_size: Any) -> int:
-    """
-    Raises:
-        ValueError: It is no whole number.
-    """
-    if not isinstance(device_batch_size, int):
-        raise ValueError("device_batch_size should be integer.")
-    return device_batch_size
 
 
 def _with_own(dataset: Mapping[str, Any], own: Mapping[str, Any], builder: str) -> dict[str, Any]:

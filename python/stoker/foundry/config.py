@@ -434,6 +434,17 @@ def parse_epoch_size(value: Any) -> int | None:
     return parse_count(value) or None
 
 
+def check_device_batch_size(device_batch_size: Any) -> int:
+    """Rows of a batch of a rank.
+
+    Raises:
+        ValueError: It is no whole number.
+    """
+    if not isinstance(device_batch_size, int):
+        raise ValueError("device_batch_size should be integer.")
+    return device_batch_size
+
+
 def check_token_encoding_type(name: str) -> str:
     """The name of an integer type.
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from stoker.foundry.builders import check_device_batch_size
 from stoker.foundry.call import loader_call
 from stoker.foundry.config import (
     OWN_KEYS,
     FinetuningConfig,
     StreamConfig,
     TextConfig,
+    check_device_batch_size,
     names_of,
     nearest_key,
     plain,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from stoker.distributed import find_ranks
-from stoker.foundry.builders import build_dataloader
 from stoker.foundry.config import plain
 
 logger = logging.getLogger("stoker")
@@ -92,6 +91,8 @@ class Run:
         }
 
     def _build(self, loader: Mapping[str, Any], batch_size: float) -> Any:
+        from stoker.foundry.builders import build_dataloader
+
         return build_dataloader(loader, self.tokenizer, batch_size, rank=self.rank, world_size=self.world_size)
 
 
