@@ -70,9 +70,9 @@ def test_a_text_loader_is_a_call_of_stokers() -> None:
         "batch_size": "4",
         "layout": "'pad'",
         "order": "'streaming'",
-        "fields": "['input_ids', 'labels']",
         "pad_id": "tokenizer.pad_token_id",
         "padding_side": "tokenizer.padding_side",
+        "field_rules": "'foundry'",
         "seed": "9176",
         "num_workers": "8",
         "pin_memory": "True",
@@ -82,7 +82,7 @@ def test_a_text_loader_is_a_call_of_stokers() -> None:
 def test_a_packed_loader_names_its_packers_and_its_order() -> None:
     report = report_of(with_dataset(CHAT, shuffle_algo="py1s"))
     _, arguments = called(report)
-    assert arguments["order"] == "stoker.streaming_order.StreamingSettings(shuffle_algo='py1s', num_packers=4)"
+    assert arguments["order"] == "stoker.StreamingSettings(shuffle_algo='py1s', num_packers=4)"
     assert (arguments["packing"], arguments["packing_ratio"]) == ("'foundry'", "4.5")
     assert statuses(report)["dataset.eos_token_id"] == "better"
 

@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
+from stoker.foundry.call import loader_arguments
 from stoker.foundry.plan import LoaderPlan
 from stoker.foundry.python_loader import open_python_loader
 from stoker.loader import DataLoader
 from stoker.options import default_cache_dir
 from stoker.preparation.examples import IGNORE_LABEL
-from stoker.streaming_order import StreamingSettings
 
 logger = logging.getLogger("stoker")
 
@@ -40,7 +40,7 @@ def open_loader(plan: LoaderPlan, tokenizer: Any) -> Any:
     Raises:
         ValueError, FileNotFoundError: As `stoker.DataLoader`.
     """
-    loader = DataLoader(list(plan.streams), **loader_arguments(plan, tokenizer))
+    loader = _open(plan, tokenizer)
     if plan.kind != "text" or not any(loader.dataset.is_raw):
         return FoundryLoader(plan, loader)
     # What the tokenizer returns has a mask, too, and max_seq_len tokens of which the padding is as good as others.
@@ -48,7 +48,7 @@ def open_loader(plan: LoaderPlan, tokenizer: Any) -> Any:
     if not _is_text_cut_alone(tokenizer):
         return open_python_loader(plan, tokenizer)
     plan = replace(plan, keys=("input_ids", "attention_mask", *plan.keys[1:]), pads_to_longest=False)
-    return FoundryLoader(plan, DataLoader(list(plan.streams), **loader_arguments(plan, tokenizer)))
+    return FoundryLoader(plan, _open(plan, tokenizer))
 
 
 def _is_text_cut_alone(tokenizer: Any) -> bool:
@@ -60,54 +60,14 @@ def _is_text_cut_alone(tokenizer: Any) -> bool:
     return set(encoded) == {"input_ids", "attention_mask"} and not ends and tokenizer.truncation_side == "right"
 
 
-def loader_arguments(plan: LoaderPlan, tokenizer: Any) -> dict[str, Any]:
-    """The arguments of `stoker.DataLoader` that a plan comes to, but for its streams."""
-    config, layout = plan.config, plan.layout
-    order: str | StreamingSettings = "stoker"
-    if layout.order == "streaming":
-        settings = {name: value for name, value in config.order_settings.items() if not name.startswith("shuffle")}
-        order = StreamingSettings(
-            **settings,
-            shuffle_algo=config.shuffle_algo,
-            shuffle_block_size=config.shuffle_block_size,
-            num_packers=plan.num_packers,
-            packers_persist=plan.packers_persist,
-        )
-    arguments: dict[str, Any] = {}
-    if layout.packing == "foundry":
-        arguments = {
-            "packing": "foundry",
-            "packing_ratio": (plan.samples_per_batch + 0.5) / plan.batch_size,  # so that rounding can't take one away
-            "max_leftover_bins_to_keep": getattr(config, "max_leftover_bins_to_keep", None),
-        }
-    if plan.kind != "finetuning":
-        for name in ("eos", "bos"):
-            if getattr(config, f"{name}_token_id") is not None:
-                arguments |= {"documents": name, f"{name}_token_id": getattr(config, f"{name}_token_id")}
-    return {
-        "seq_len": plan.seq_len,
-        "batch_size": plan.batch_size,
-        "layout": layout.name,
-        "fields": plan.keys,
-        "field_rules": "foundry" if layout.is_foundrys and plan.kind != "mixed" else "stoker",
-        "order": order,
-        "epoch_size": config.epoch_size,
-        "shuffle": config.shuffle,
-        "seed": config.shuffle_seed,
-        "rank": plan.rank,
-        "world_size": plan.world_size,
-        "replication": config.replication,
-        "num_workers": max(1, min(plan.options.num_workers, os.cpu_count() or 1)),
-        "drop_last": plan.options.drop_last or (layout.name == "pack" and order == "stoker"),
-        "pad_id": plan.pad_id or 0,
-        "padding_side": plan.padding_side,
-        "weights_in": config.weights_in,
+def _open(plan: LoaderPlan, tokenizer: Any) -> DataLoader:
+    """The loader of a plan, as it runs here."""
+    here = {
+        "num_workers": max(1, min(plan.options.num_workers, os.cpu_count() or 1)),  # threads, not processes
         "pin_memory": plan.options.pin_memory and torch.cuda.is_available(),
-        "timeout": plan.options.timeout,
-        "cache_limit": config.cache_limit,
         "tokenizer": functools.partial(_keep, tokenizer) if getattr(tokenizer, "is_fast", False) else None,
-        **arguments,
     }
+    return DataLoader(list(plan.streams), **{**loader_arguments(plan), **here})
 
 
 class FoundryLoader(TorchLoader):  # type: ignore[misc]  # torch is not looked at

@@ -62,7 +62,7 @@ class LoaderPlan:
         options: Those of the loader.
         seq_len: Tokens of a row at most.
         batch_size: Rows of a batch of this rank.
-        samples_per_batch: What they are made of: batch_size, or as many as the packing ratio says.
+        packing_ratio: Samples of a row, about, of packing="foundry"; None: it is one.
         pad_id: On padding of `input_ids`. None: the tokenizer has none, and rows that need it are an error.
         padding_side: "right" or "left".
         keys: Of a batch of tokens.
@@ -81,7 +81,7 @@ class LoaderPlan:
     options: LoaderOptions
     seq_len: int
     batch_size: int
-    samples_per_batch: int
+    packing_ratio: float | None
     pad_id: int | None
     padding_side: str
     keys: tuple[str, ...]
@@ -90,6 +90,11 @@ class LoaderPlan:
     trims_padding: bool
     rank: int | None = None
     world_size: int | None = None
+
+    @property
+    def samples_per_batch(self) -> int:
+        """What the rows of a batch are made of."""
+        return int(self.batch_size * (self.packing_ratio or 1))
 
     @property
     def drops_last(self) -> bool:
@@ -187,7 +192,7 @@ def make_plan(
         options=options,
         seq_len=config.max_seq_len,
         batch_size=batch_size,
-        samples_per_batch=int(batch_size * packing_ratio) if packing_ratio else batch_size,
+        packing_ratio=packing_ratio,
         pad_id=tokenizer.pad_token_id,
         padding_side=tokenizer.padding_side,
         keys=_keys_of(of_all, layout, config),
