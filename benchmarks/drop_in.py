@@ -75,7 +75,8 @@ def config_of(case: str) -> dict[str, Any]:
         dataset: dict[str, Any] = {"streams": streams, "max_seq_len": SEQ_LEN, "shuffle": True, "eos_token_id": 0}
         return {"name": "text", "dataset": dataset, "drop_last": True, "num_workers": 0}
     pairs = write_pairs()
-    dataset = {"local": str(pairs), "max_seq_len": SEQ_LEN, "shuffle": True, "decoder_only_format": True}
+    streams = {"instructions": {"local": str(pairs)}}
+    dataset = {"streams": streams, "max_seq_len": SEQ_LEN, "shuffle": True, "decoder_only_format": True}
     if case == "instructions, packed":
         dataset["packing_ratio"] = round(SEQ_LEN / mean_tokens(), 1)
     if case == OWN:
@@ -166,7 +167,7 @@ def reference_dataset(shards: list[int]) -> Any:
             self.sample_offset_per_shard = self.samples_per_shard.cumsum() - self.samples_per_shard
             self.num_streams, self.epoch_size = 1, self.num_samples
             self.shuffle, self.shuffle_algo, self.shuffle_seed, self.shuffle_block_size = True, "py1e", 9176, 4_000_000
-            self.sampling_method, self.sampling_granularity = "balanced", 1
+            self.sampling_method, self.sampling_granularity, self.epoch_seed_change = "balanced", 1, True
             self.partition_algo, self.num_canonical_nodes, self.batch_size = "relaxed", 1, 8
             self.initial_physical_nodes, self.replication = None, None
             self.streams = [self]

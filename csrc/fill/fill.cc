@@ -178,10 +178,11 @@ class RowFiller {
       at += format_.room(segment.size());
       pad(fields, next, at);
     }
-    number_documents(fields, segments);
+    const bool counts = counts_document_tokens(segments);
+    if (!counts || fields[Field::kPositionIds]) number_documents(fields, segments);
     pad(fields, 0, begin);
     pad(fields, end, format_.seq_len);
-    if (format_.counts_padding && !segments.empty()) count_document_tokens(fields, segments.front().stream);
+    if (counts) count_document_tokens(fields, format_.document_tokens[segments.front().stream]);
   }
 
  private:
@@ -286,10 +287,14 @@ class RowFiller {
     });
   }
 
+  // Whether sequence_id of a row counts document tokens, over padding too.
+  bool counts_document_tokens(std::span<const Segment> segments) const {
+    return format_.counts_padding && format_.documents != BatchFormat::Documents::kSamples && !segments.empty() &&
+           format_.document_tokens[segments.front().stream] >= 0;
+  }
+
   // sequence_id as LLM Foundry's ConcatenatedSequenceCollatorWrapper numbers it (llm-foundry 0.22, data/text_data.py).
-  void count_document_tokens(const RowFields& fields, uint32_t stream) const {
-    if (format_.documents == BatchFormat::Documents::kSamples || format_.document_tokens[stream] < 0) return;
-    const int64_t token = format_.document_tokens[stream];
+  void count_document_tokens(const RowFields& fields, int64_t token) const {
     const bool counts_itself = format_.documents == BatchFormat::Documents::kBos;
     const FieldRow& sequence_id = fields[Field::kSequenceId];
     if (!sequence_id) return;

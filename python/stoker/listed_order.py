@@ -67,9 +67,9 @@ class ListedOrder:
             batch_size=self._batch,
             **settings.of_order,
         )
-        self._made: dict[_Epoch, Work[EpochOrder]] = {}
-        self._lengths: dict[_Epoch, int] = {}  # samples of this rank
-        self._mutex = threading.Lock()  # of both
+        self._made: dict[_Epoch, Work[EpochOrder]] = {}  # guarded by _mutex
+        self._mutex = threading.Lock()
+        self._lengths: dict[_Epoch, int] = {}  # samples of this rank, the same whoever finds it
 
     # ------------------------------------------------------------ places
     def first(self) -> Place:
@@ -122,12 +122,9 @@ class ListedOrder:
 
     def _length(self, epoch: _Epoch) -> int:
         """Samples of this rank."""
-        with self._mutex:
-            known = self._lengths.get(epoch)
+        known = self._lengths.get(epoch)
         if known is None:
-            known = len(self._begin(epoch).result().rank(self._options.rank))
-            with self._mutex:
-                self._lengths[epoch] = known
+            known = self._lengths[epoch] = len(self._begin(epoch).result().rank(self._options.rank))
         return known
 
     def _begin(self, epoch: _Epoch) -> Work[EpochOrder]:

@@ -43,6 +43,20 @@ class Segment(NamedTuple):
     token_end: int
 
 
+class RowInfo(NamedTuple):
+    """The rows of a batch.
+
+    Attributes:
+        num_rows: Up to the last that is not all padding.
+        tokens: Of each row that are no padding.
+        loss_tokens: Of each row: labels that a model which shifts predicts; not that of its first token.
+    """
+
+    num_rows: int
+    tokens: list[int]
+    loss_tokens: list[int]
+
+
 class DataLoader:
     """Mixes streams of MDS token shards into batches, in an order that is a pure function of its arguments.
 
@@ -493,8 +507,7 @@ class DataLoader:
     def batch_info(self) -> dict[str, Any]:
         """Of the last batch received, this rank's rows: `epoch`, `rows` (the global rows [begin, end) of the step),
         `tokens` and `loss_tokens` of each stream (labels that a model which shifts predicts: not those of rows' first
-        tokens), `padding_tokens`; `num_rows`, up to the last that is not all padding, and of each row `row_tokens` and
-        `row_loss_tokens`. Empty before the first batch."""
+        tokens), `padding_tokens`. Empty before the first batch."""
         if self._last is None:
             return {}
         epoch, info = self._last
@@ -506,10 +519,15 @@ class DataLoader:
             "tokens": by_stream,
             "loss_tokens": dict(zip(self.dataset.names, info.loss_tokens.tolist(), strict=True)),
             "padding_tokens": self._batch_tokens - int(tokens.sum()),
-            "num_rows": info.num_rows,
-            "row_tokens": info.row_tokens,
-            "row_loss_tokens": info.row_loss,
         }
+
+    @property
+    def row_info(self) -> RowInfo:
+        """The rows of the last batch received. Empty before the first."""
+        if self._last is None:
+            return RowInfo(0, [], [])
+        info = self._last[1]
+        return RowInfo(info.num_rows, info.row_tokens, info.row_loss)
 
     def stats(self) -> dict[str, Any]:
         """What this rank has received so far, and where the time went.

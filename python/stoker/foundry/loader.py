@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import os
 import tempfile
@@ -83,15 +84,14 @@ class FoundryLoader(TorchLoader):  # type: ignore[misc]  # torch is not looked a
         )
         self.stoker = loader
         self._plan = plan
-        self._seen = 0  # batches that the workers at hand have made, as it were
+        self._numbers = itertools.count()  # of batches that the workers at hand have made, as it were
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of an epoch; see `LoaderPlan`. What it raises is told at `stoker.DataLoader`."""
         if not self._plan.packers_persist:
-            self._seen = 0
+            self._numbers = itertools.count()
         for batch in self.stoker:
-            self._seen += 1
-            yield self._batch(batch, is_first=self._seen <= self._plan.num_packers)
+            yield self._batch(batch, is_first=next(self._numbers) < self._plan.num_packers)
 
     def __len__(self) -> int:
         """Batches of an epoch; see `stoker.DataLoader`."""
@@ -99,21 +99,21 @@ class FoundryLoader(TorchLoader):  # type: ignore[misc]  # torch is not looked a
 
     def _batch(self, batch: Mapping[str, Any], *, is_first: bool) -> Any:
         """What the collators make of rows of seq_len: rows and columns that they don't have are cut off."""
-        plan, info = self._plan, self.stoker.batch_info
-        rows, tokens, loss = info["num_rows"], info["row_tokens"], info["row_loss_tokens"]
-        width = self._width(tokens[:rows], is_first=is_first)
+        plan, (rows, tokens, loss) = self._plan, self.stoker.row_info
+        cut = dict(batch)
+        if rows < plan.batch_size:
+            tokens, loss = tokens[:rows], loss[:rows]
+            cut = {key: values[:rows] for key, values in batch.items()}
+        width = self._width(tokens, is_first=is_first)
         is_left = plan.padding_side == "left"
-        cut = {key: values[:rows] for key, values in batch.items()}
         if width < plan.seq_len:
             columns = slice(-width, None) if is_left else slice(width)
             cut = {key: values[:, columns].contiguous() for key, values in cut.items()}
             if is_left and "sequence_id" in cut and "attention_mask" not in cut:
                 cut["sequence_id"] -= self._documents_before(cut)
         has_mask = "attention_mask" in cut
-        cut["total_tokens"] = tokens[:rows] if has_mask else [width] * rows
-        cut["loss_generating_tokens"] = (
-            (cut["labels"][:, 1:] != IGNORE_LABEL).sum(1).tolist() if is_left else loss[:rows]
-        )
+        cut["total_tokens"] = tokens if has_mask else [width] * rows
+        cut["loss_generating_tokens"] = (cut["labels"][:, 1:] != IGNORE_LABEL).sum(1).tolist() if is_left else loss
         if not has_mask or plan.layout.name == "pack":
             return cut
         from transformers import BatchEncoding
