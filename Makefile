@@ -11,6 +11,7 @@ DEBUG := .venv-debug
 BENCH := .venv-bench
 BIN := $(VENV)/bin
 CXX_FILES = $(shell git ls-files 'csrc/*.h' 'csrc/*.cc' 'tests/*.h' 'tests/*.cc' 'benchmarks/*.cc')
+JOBS := $(shell nproc)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 # $(call need,PACKAGE,TEST): installs a Debian package, saying so, where TEST fails.
@@ -64,7 +65,7 @@ asan: PRESET := asan
 tsan: PRESET := tsan
 cpp-test asan tsan: cpp-packages
 	cmake --preset $(PRESET) > /dev/null
-	cmake --build --preset $(PRESET)
+	cmake --build --preset $(PRESET) --parallel $(JOBS)
 	ctest --preset $(PRESET) --progress
 
 # Searches for shards that the reader does not stand, for as long as it is told; what it finds belongs into the corpus.
@@ -72,7 +73,7 @@ FUZZ_SECONDS ?= 60
 fuzz:
 	$(call need,clang,clang++ --version)
 	cmake --preset fuzz > /dev/null
-	cmake --build --preset fuzz
+	cmake --build --preset fuzz --parallel $(JOBS)
 	mkdir -p build/fuzz/corpus
 	cd build/fuzz && ./shard_fuzzer -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -print_final_stats=1 \
 	    corpus ../../tests/fuzz/corpus ../../tests/fuzz/seeds
@@ -124,9 +125,9 @@ $(BENCH)/.tools: tests/peers/requirements.txt benchmarks/requirements.txt Makefi
 bench: $(BENCH)/.tools cpp-packages
 	$(BENCH)/bin/python -m pip install -q .
 	cmake --preset release > /dev/null
-	cmake --build --preset release --target core_bench
+	cmake --build --preset release --target core_bench --parallel $(JOBS)
 	cmake --preset avx2 > /dev/null
-	cmake --build --preset avx2 --target core_bench
+	cmake --build --preset avx2 --target core_bench --parallel $(JOBS)
 	$(BENCH)/bin/python benchmarks/data.py
 	$(BENCH)/bin/python benchmarks/throughput.py
 	$(BENCH)/bin/python benchmarks/scale.py
