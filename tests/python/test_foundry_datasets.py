@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,9 +142,10 @@ def test_masked_and_encoder_decoder_batches_are_made_in_python(tmp_path: Path) -
 def test_all_names_are_there_and_torch_is_not_imported_for_them() -> None:
     for name in foundry.__all__:
         assert getattr(foundry, name) is not None
+        assert not isinstance(getattr(foundry, name), ModuleType), name  # once its module has been imported
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = foundry.nothing
-    code = "import sys, stoker.cli, stoker.foundry.migrate; sys.exit(bool({'torch', 'omegaconf'} & set(sys.modules)))"
+    code = "import sys, stoker.cli, stoker.foundry.migration; sys.exit(bool({'torch', 'omegaconf'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("omegaconf")
 import stoker  # after the check
 from mds import write_dataset
 from stoker.cli import main
-from stoker.foundry.migrate import LoaderReport, migrate
+from stoker.foundry.migration import LoaderReport, migrate
 
 TEXT = {
     "name": "text",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from stoker.foundry.migrate import LoaderReport, migrate
+from stoker.foundry.migration import LoaderReport, migrate
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from stoker.foundry.config import SUPPORTED_MDS_ENCODING_TYPES, stream_remote_local_validate
     from stoker.foundry.data_spec import DataSpec, get_data_spec
     from stoker.foundry.datasets import StreamingFinetuningDataset, StreamingTextDataset
-    from stoker.foundry.migrate import migrate
+    from stoker.foundry.migration import migrate
     from stoker.foundry.packing import BinPackCollator, auto_packing_ratio, profile_packing
     from stoker.foundry.python_loader import get_finetuning_collator, get_text_collator
     from stoker.foundry.targets import (
@@ -61,7 +61,7 @@ _MODULES = {
     "config": ("SUPPORTED_MDS_ENCODING_TYPES", "stream_remote_local_validate"),
     "data_spec": ("DataSpec", "get_data_spec"),
     "datasets": ("StreamingFinetuningDataset", "StreamingTextDataset"),
-    "migrate": ("migrate",),
+    "migration": ("migrate",),
     "packing": ("BinPackCollator", "auto_packing_ratio", "profile_packing"),
     "python_loader": ("get_finetuning_collator", "get_text_collator"),
     "targets": (
