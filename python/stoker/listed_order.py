@@ -69,6 +69,7 @@ class ListedOrder:
         )
         self._made: dict[_Epoch, Work[EpochOrder]] = {}  # guarded by _mutex
         self._mutex = threading.Lock()
+        self._process = os.getpid()
         self._lengths: dict[_Epoch, int] = {}  # samples of this rank, the same whoever finds it
 
     # ------------------------------------------------------------ places
@@ -106,6 +107,12 @@ class ListedOrder:
         return order.epoch_size - delivered < least and self._num_batches(_Epoch.of(place)) == 0
 
     # ------------------------------------------------------------ epochs
+    def _locked(self) -> threading.Lock:
+        """The mutex; in a fork a new one, since a thread that is not here may have held it then."""
+        if os.getpid() != self._process:
+            self._process, self._mutex = os.getpid(), threading.Lock()
+        return self._mutex
+
     def _num_batches(self, epoch: _Epoch) -> int:
         """
         Raises:
@@ -129,7 +136,7 @@ class ListedOrder:
 
     def _begin(self, epoch: _Epoch) -> Work[EpochOrder]:
         """Lets the order of an epoch be worked out, unless it is already."""
-        with self._mutex:
+        with self._locked():
             work = self._made.get(epoch)
             if work is None or work.is_lost():
                 work = self._made[epoch] = Work(lambda: self._work_out(epoch))
@@ -140,7 +147,7 @@ class ListedOrder:
         return order.epoch(epoch.epoch, epoch.sample_in_epoch, self._world, epoch.initial_physical_nodes)
 
     def _forget(self, epoch: _Epoch) -> None:
-        with self._mutex:
+        with self._locked():
             self._made.pop(epoch, None)
 
     # ------------------------------------------------------------ listing
@@ -240,6 +247,7 @@ class ListedOrder:
             ]
         except (AttributeError, TypeError, ValueError) as error:
             raise StateMismatchError(f"the state is damaged: {error} Load another checkpoint.") from None
+        self._check_is_within(sample_in_epoch, nodes)
         hints = None
         if self._options.layout == "pack":
             is_begun = (epoch, sample_in_epoch) != (0, 0)
@@ -251,6 +259,15 @@ class ListedOrder:
                 hints = self._hints(leftovers, adapt=adapt)
         begin = EpochBegin(sample_in_epoch, nodes, seed, initial, next_packer if hints else 0)
         return Place(1, epoch, hints=hints, begin=begin)
+
+    def _check_is_within(self, sample_in_epoch: int, canonical_nodes: int) -> None:
+        """An epoch may have a few samples more than are chosen, so that all ranks get as many."""
+        size, of_all = self._order.epoch_size, self._batch * self._options.world_size
+        if sample_in_epoch > size + canonical_nodes + of_all:
+            raise StateMismatchError(
+                f"the state has {sample_in_epoch:,} samples of its epoch delivered, and an epoch of this loader has "
+                f"{size:,}: it is a state of other streams or weights. Give this loader what that one had."
+            )
 
     def _check_has_no_leftovers(self, sample_in_epoch: int) -> None:
         if sample_in_epoch:

@@ -673,7 +673,8 @@ class _EpochIterator(Iterator[dict[str, Any]]):
             raise RuntimeError(
                 "this iterator has ended: iter(), set_epoch() or load_state_dict() of its loader was called since."
             )
-        if place.row >= loader._order.end(place):
+        # A first batch is there in any case. Where the order is not worked out yet, it is waited for with the timeout.
+        if place.row > place.first_row and place.row >= loader._order.end(place):
             self._is_over = True
             loader._place = loader._order.next_epoch(place)
             raise StopIteration

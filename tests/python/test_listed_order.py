@@ -6,6 +6,7 @@ import gc
 import json
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -206,6 +207,44 @@ def test_a_fork_works_out_its_own_order(streams: list[stoker.Stream], numbers: d
         assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_started_loader_is_told_of_in_a_fork_whatever_its_threads_did(
+    streams: list[stoker.Stream],
+) -> None:
+    with load(streams) as loader:
+        batches = iter(loader)
+        next(batches)
+        with loader._order._mutex:  # type: ignore[attr-defined]  # as the thread that lists samples may have it
+            if (child := os.fork()) == 0:
+                signal.alarm(20)  # ends the child, should it wait
+                with pytest.raises(stoker.LoaderClosedError, match="before a fork"):
+                    next(batches)
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_batch_is_waited_for_no_longer_than_the_timeout_while_the_order_is_worked_out(
+    streams: list[stoker.Stream], numbers: dict[tuple[int, ...], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on, work_out = threading.Event(), StreamingOrder.epoch
+
+    def slowly(*arguments: Any) -> Any:
+        may_go_on.wait()
+        return work_out(*arguments)
+
+    monkeypatch.setattr(StreamingOrder, "epoch", slowly)
+    with load(streams, timeout=0.01) as loader:
+        batches = iter(loader)
+        with pytest.raises(TimeoutError):
+            next(batches)
+        may_go_on.set()
+        while True:
+            try:
+                assert samples_of(iter([next(batches)]), numbers) == expected(reference(), 0, 1, 0)[:1]
+                break
+            except TimeoutError:
+                continue
+
+
 # ---------------------------------------------------------------- state
 REFERENCES = ("epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed", "initial_physical_nodes")
 
@@ -277,6 +316,16 @@ def test_a_damaged_state_is_told(damage: dict[str, Any], message: str, streams: 
         state = loader.state_dict()
         with pytest.raises(StateMismatchError, match=message):
             loader.load_state_dict({**state, **damage})
+
+
+def test_a_state_beyond_the_epoch_is_refused(streams: list[stoker.Stream]) -> None:
+    """As one is that MosaicML Streaming has saved of more samples, whose state does not tell of what they are."""
+    state = dict(zip(REFERENCES, (0, 5000, 1, 9176, 1), strict=True))
+    with (
+        load(streams) as loader,
+        pytest.raises(StateMismatchError, match=r"5,000 samples of its epoch delivered.* 120"),
+    ):
+        loader.load_state_dict(state)
 
 
 @pytest.mark.parametrize(
