@@ -33,7 +33,8 @@ class MDSWriter:
     The format (`version` 2) and its shard boundaries are those of MosaicML Streaming. Compressed shards are cut into
     independent zstd frames of 1 MiB of raw bytes (the last one may hold more), each with a checksum, which its readers
     accept: a reader decodes a frame and not the shard, and notices damage. Where a column `tokens`, or `input_ids`,
-    holds ndarrays, index.json gets a `stoker` object with the tokens, loss tokens and longest sample of each shard.
+    holds ndarrays, and `labels` as many, index.json gets a `stoker` object with the tokens, loss tokens and longest
+    sample of each shard.
 
     A remote `out` gets each shard when it is finished, in the background. index.json comes last, all at once: a
     directory without it is not finished. In a `with` block that raises, it is not written.
@@ -257,6 +258,9 @@ class _TokenCounter:
         labels = tokens if self._labels is None else sample[self._labels]
         if not (isinstance(tokens, np.ndarray) and isinstance(labels, np.ndarray)):
             self.totals = None  # bare bytes don't tell how many tokens they are
+            return
+        if labels.size != tokens.size:
+            self.totals = None  # a prompt and its response, as LLM Foundry has them: not the labels of the tokens
             return
         self._num_tokens += tokens.size
         self._num_loss_tokens += tokens.size if self._labels is None else int(np.count_nonzero(labels != -100))

@@ -234,3 +234,17 @@ def test_a_packed_run_goes_on_with_what_was_left_over(data: Path) -> None:
     bare = {name: value for name, value in state.items() if name in ("epoch", "sample_in_epoch", "shuffle_seed")}
     with pytest.raises(StateMismatchError, match="start of an epoch"):
         rest.dataset.load_state_dict({**bare, "num_canonical_nodes": 1})
+
+
+# ---------------------------------------------------------------- data
+def test_prompts_and_responses_that_mdswriter_wrote_as_arrays(data: Path, tmp_path: Path) -> None:
+    """They are not the tokens and their labels."""
+    rng = np.random.default_rng(0)
+    with stoker.MDSWriter(columns={"input_ids": "ndarray:int32", "labels": "ndarray:int32"}, out=tmp_path) as out:
+        pairs = [[rng.integers(4, 90, rng.integers(1, 9), np.int32) for _ in range(2)] for _ in range(12)]
+        for prompt, response in pairs:
+            out.write({"input_ids": prompt, "labels": response})
+    dataset = {"local": str(tmp_path), "max_seq_len": 24, "decoder_only_format": True}
+    (batch,) = build_finetuning_dataloader(tokenizer(), 12, dataset, 0).dataloader
+    for row, (prompt, response) in zip(batch["input_ids"].tolist(), pairs, strict=True):
+        assert row[: len(prompt) + len(response) + 1] == [*prompt, *response, 2]
