@@ -236,6 +236,33 @@ def test_a_packed_run_goes_on_with_what_was_left_over(data: Path) -> None:
         rest.dataset.load_state_dict({**bare, "num_canonical_nodes": 1})
 
 
+@pytest.mark.parametrize("settings", [{}, {"packing_ratio": 2.6}])
+def test_behind_an_epoch_comes_the_next_one(settings: dict[str, Any], data: Path) -> None:
+    """Whether the trainer counts the rows of the epoch that is over, before its end or behind it, or begins anew."""
+    loader = finetuning(data, **settings)
+    rows = sum(len(batch["input_ids"]) for batch in itertools.islice(loader, len(loader)))
+    states = [loader.dataset.state_dict(rows, True)]
+    loader = finetuning(data, **settings)
+    rows = sum(len(batch["input_ids"]) for batch in loader)
+    states += [loader.dataset.state_dict(count, True) for count in (rows, 0)]
+    second = [batch["input_ids"] for batch in loader]
+    for state in states:
+        rest = finetuning(data, **settings)
+        rest.dataset.load_state_dict(json.loads(json.dumps(state)))
+        assert all(torch.equal(one["input_ids"], other) for one, other in zip(rest, second, strict=True))
+
+
+def test_rows_since_a_resumption_are_those_of_the_resumed_epoch(data: Path) -> None:
+    loader = finetuning(data)
+    list(itertools.islice(loader, 4))
+    loader.dataset.load_state_dict(loader.dataset.state_dict(20, True))
+    next(iter(loader))
+    assert loader.dataset.state_dict(5, False)["sample_in_epoch"] == 25
+    next(iter(loader))
+    state = loader.dataset.state_dict(5, False)
+    assert (state["epoch"], state["sample_in_epoch"]) == (1, 5)
+
+
 # ---------------------------------------------------------------- data
 def test_prompts_and_responses_that_mdswriter_wrote_as_arrays(data: Path, tmp_path: Path) -> None:
     """They are not the tokens and their labels."""

@@ -91,7 +91,9 @@ class FoundryLoader(TorchLoader):  # type: ignore[misc]  # torch is not looked a
         if not self._plan.packers_persist:
             self._numbers = itertools.count()
         for batch in self.stoker:
+            self.dataset.is_between_epochs = False
             yield self._batch(batch, is_first=next(self._numbers) < self._plan.num_packers)
+        self.dataset.is_between_epochs = True
 
     def __len__(self) -> int:
         """Batches of an epoch; see `stoker.DataLoader`."""
@@ -143,12 +145,21 @@ class FoundryLoader(TorchLoader):  # type: ignore[misc]  # torch is not looked a
 
 
 class FoundryDataset(IterableDataset):  # type: ignore[misc]
-    """What a trainer asks of `dataloader.dataset`: a length, and the state in MosaicML Streaming's terms."""
+    """What a trainer asks of `dataloader.dataset`: a length, and the state in MosaicML Streaming's terms.
+
+    Attributes:
+        is_between_epochs: Whether the loader has come to an epoch's end, and nothing of the next has been received.
+        max_seq_len: Tokens of a row at most.
+        packing_ratio: Samples of a row.
+    """
 
     def __init__(self, plan: LoaderPlan, loader: DataLoader) -> None:
         self._plan = plan
         self._loader = loader
-        self._offset = 0
+        self._resumed = (0, 0)  # epoch, and samples of it that were delivered before
+        self.is_between_epochs = False
+        self.max_seq_len = plan.seq_len
+        self.packing_ratio = plan.samples_per_batch / plan.batch_size
 
     def __len__(self) -> int:
         """Samples of an epoch of a rank."""
@@ -158,8 +169,10 @@ class FoundryDataset(IterableDataset):  # type: ignore[misc]
         raise TypeError("the samples of this data set are read by the core: iterate over its loader.")
 
     def state_dict(self, num_samples: int, from_beginning: bool) -> dict[str, Any]:
-        """The state after so many rows over all ranks, with the fields of MosaicML Streaming's; where rows are packed,
-        also with what this rank's packers have left over (see `stoker.distributed.full_state` for that of all ranks).
+        """The state after so many rows over all ranks, with the fields of MosaicML Streaming's. Behind an epoch's last
+        batch it is the beginning of the next one. Where rows are packed, which are more or fewer than their samples
+        say, it is that behind the last batch received, with what this rank's packers have left over (see
+        `stoker.distributed.full_state` for that of all ranks), as long as the rows are those to a batch.
 
         Args:
             num_samples: Rows of the epoch.
@@ -168,10 +181,16 @@ class FoundryDataset(IterableDataset):  # type: ignore[misc]
         state = self._loader.state_dict()
         if self._plan.layout.order != "streaming":
             return state
-        samples = num_samples * self._plan.samples_per_batch // self._plan.batch_size
-        delivered = samples if from_beginning else self._offset + samples
-        if self._plan.layout.name == "pack" and delivered == state["sample_in_epoch"]:
-            return state
+        delivered = num_samples * self._plan.samples_per_batch // self._plan.batch_size
+        epoch, offset = self._resumed
+        if not from_beginning and epoch == state["epoch"]:
+            delivered += offset
+        if self.is_between_epochs:
+            delivered = state["sample_in_epoch"]
+        if self._plan.layout.name == "pack":
+            received, of_all = state["sample_in_epoch"], self._plan.samples_per_batch * self._loader.world_size
+            if delivered == received or (received and abs(delivered - received) < of_all):
+                return state
         names = ("epoch", "sample_in_epoch", "num_canonical_nodes", "shuffle_seed", "initial_physical_nodes")
         return {**{name: state[name] for name in names}, "sample_in_epoch": delivered}
 
@@ -184,7 +203,8 @@ class FoundryDataset(IterableDataset):  # type: ignore[misc]
                 an epoch.
         """
         self._loader.load_state_dict(obj, on_change="adapt")
-        self._offset = int(obj.get("sample_in_epoch", 0))
+        self._resumed = (int(obj.get("epoch", 0)), int(obj.get("sample_in_epoch", 0)))
+        self.is_between_epochs = False
 
 
 def _keep(tokenizer: Any) -> str:
