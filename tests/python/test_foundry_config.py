@@ -467,6 +467,17 @@ def test_unknown_keys_of_loaders_are_told() -> None:
         plan_of({**CHAT, "x": 1})
     with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'num_workers'"):
         plan_of({key: value for key, value in TEXT.items() if key != "num_workers"})
+    for workers in (-1, None, "2"):
+        with pytest.raises(ValueError, match=f"num_workers is {workers!r}: it must be a whole number"):
+            plan_of({**TEXT, "num_workers": workers})
+
+
+def test_what_must_have_keys_and_has_none_is_told() -> None:
+    with pytest.raises(TypeError, match="dataset is None: it must be a mapping"):
+        plan_of({**TEXT, "dataset": None})
+    for streams in ([{"local": "a"}], {"a": "/data/a"}):
+        with pytest.raises(TypeError, match=r"streams is \[|stream 'a' is '/data/a': it must be a mapping"):
+            plan_of(with_dataset({**TEXT, "dataset": {"max_seq_len": 8}}, streams=streams))
 
 
 def test_unknown_keys_of_text_are_logged_or_refused_with_what_is_meant(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ import stoker
 from foundry_tokenizers import make_tokenizer
 from stoker.errors import StateMismatchError
 from stoker.foundry import build_finetuning_dataloader, build_text_dataloader, builders
+from stoker.foundry.errors import DatasetTooSmallError
 from stoker.foundry.python_loader import open_python_loader
 
 pytestmark = [
@@ -275,3 +276,14 @@ def test_prompts_and_responses_that_mdswriter_wrote_as_arrays(data: Path, tmp_pa
     (batch,) = build_finetuning_dataloader(tokenizer(), 12, dataset, 0).dataloader
     for row, (prompt, response) in zip(batch["input_ids"].tolist(), pairs, strict=True):
         assert row[: len(prompt) + len(response) + 1] == [*prompt, *response, 2]
+
+
+def test_too_few_samples_are_llm_foundrys_error(data: Path) -> None:
+    with pytest.raises(DatasetTooSmallError, match="num_samples=57 is less than num_canonical_nodes=64"):
+        finetuning(data, num_canonical_nodes=64)
+
+
+def test_text_needs_a_padding(data: Path) -> None:
+    dataset = {"local": str(data / "text"), "max_seq_len": 10}
+    with pytest.raises(RuntimeError, match="If tokenizing on-the-fly, tokenizer must have a pad_token_id"):
+        build_text_dataloader(tokenizer(pad=None), 5, dataset, False, 0)

@@ -11,6 +11,7 @@ from stoker.foundry.config import (
     OWN_KEYS,
     DatasetConfig,
     FinetuningConfig,
+    as_mapping,
     check_device_batch_size,
     nearest_key,
     plain,
@@ -228,7 +229,7 @@ def _with_own(dataset: Mapping[str, Any], own: Mapping[str, Any], builder: str) 
         TypeError: There is another key beside `dataset`.
         ValueError: A key stands in both places.
     """
-    given: dict[str, Any] = plain(dataset)
+    given: dict[str, Any] = as_mapping("dataset", dataset)
     for key, value in own.items():
         if key not in OWN_KEYS:
             raise TypeError(f"{builder}() got an unexpected keyword argument {key!r}")

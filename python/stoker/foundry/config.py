@@ -339,13 +339,28 @@ def read_finetuning(dataset: Mapping[str, Any]) -> FinetuningConfig:
 
 
 def _read_common(dataset: Mapping[str, Any], what: str) -> dict[str, Any]:
-    given: dict[str, Any] = plain(dataset)
+    given: dict[str, Any] = as_mapping("dataset", dataset)
     for key in _NOT_TO_BE_SET:
         if key in given:
             raise TypeError(f"{what}() got multiple values for keyword argument {key!r}")
-    streams = given.get("streams") or {}
-    given["streams"] = {str(name): read_keys(StreamConfig, stream or {}, "Stream") for name, stream in streams.items()}
+    streams = as_mapping("streams", given.get("streams") or {})
+    given["streams"] = {
+        str(name): read_keys(StreamConfig, as_mapping(f"stream {name!r}", stream or {}), "Stream")
+        for name, stream in streams.items()
+    }
     return given
+
+
+def as_mapping(what: str, given: Any) -> dict[str, Any]:
+    """A copy of a part of a configuration.
+
+    Raises:
+        TypeError: It is not a mapping.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} is {given!r}: it must be a mapping of keys.")
+    copy: dict[str, Any] = plain(given)
+    return copy
 
 
 def _check_source(given: Mapping[str, Any]) -> None:

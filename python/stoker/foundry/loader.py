@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader as TorchLoader
 from torch.utils.data import IterableDataset
 
 from stoker.foundry.call import loader_arguments
+from stoker.foundry.config import FinetuningConfig
 from stoker.foundry.plan import LoaderPlan
-from stoker.foundry.python_loader import open_python_loader
+from stoker.foundry.python_loader import check_num_samples, open_python_loader
 from stoker.loader import DataLoader
 from stoker.options import default_cache_dir
 from stoker.preparation.examples import IGNORE_LABEL
@@ -40,12 +41,20 @@ def open_loader(plan: LoaderPlan, tokenizer: Any) -> Any:
 
     Raises:
         ValueError, FileNotFoundError: As `stoker.DataLoader`.
+        RuntimeError: Text is to be tokenized, and the tokenizer has no padding.
+        DatasetTooSmallError: There are fewer samples than nodes.
     """
     loader = _open(plan, tokenizer)
+    if isinstance(plan.config, FinetuningConfig) and plan.layout.order == "streaming":
+        num_samples = sum(int(sizes.sum()) for sizes in loader.dataset.sizes)
+        num_nodes = loader.world_size * plan.config.replication // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        check_num_samples(num_samples, plan.config.num_canonical_nodes, num_nodes)
     if plan.kind != "text" or not any(loader.dataset.is_raw):
         return FoundryLoader(plan, loader)
     # What the tokenizer returns has a mask, too, and max_seq_len tokens of which the padding is as good as others.
     loader.close()
+    if plan.pad_id is None:
+        raise RuntimeError("If tokenizing on-the-fly, tokenizer must have a pad_token_id")
     if not _is_text_cut_alone(tokenizer):
         return open_python_loader(plan, tokenizer)
     plan = replace(plan, keys=("input_ids", "attention_mask", *plan.keys[1:]), pads_to_longest=False)

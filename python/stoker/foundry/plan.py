@@ -6,12 +6,17 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from stoker.foundry.config import DatasetConfig, FinetuningConfig, StreamConfig, TextConfig
+from stoker.options import check_index
 from stoker.stream import Stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
-    """What stands beside `dataset`, as torch's DataLoader takes it."""
+    """What stands beside `dataset`, as torch's DataLoader takes it.
+
+    Raises:
+        ValueError: num_workers is no number of workers.
+    """
 
     drop_last: bool
     num_workers: int
@@ -19,6 +24,9 @@ class LoaderOptions:
     prefetch_factor: int | None = 2
     persistent_workers: bool = True
     timeout: float = 0
+
+    def __post_init__(self) -> None:
+        check_index("num_workers", self.num_workers, 0, 1024)
 
     @property
     def torch_arguments(self) -> dict[str, Any]:
