@@ -287,3 +287,10 @@ def test_text_needs_a_padding(data: Path) -> None:
     dataset = {"local": str(data / "text"), "max_seq_len": 10}
     with pytest.raises(RuntimeError, match="If tokenizing on-the-fly, tokenizer must have a pad_token_id"):
         build_text_dataloader(tokenizer(pad=None), 5, dataset, False, 0)
+
+
+@pytest.mark.parametrize(("workers", "prefetch", "ahead"), [(3, 4, 12), (2, None, 4), (0, 2, 8)])
+def test_batches_are_filled_ahead_for_each_worker(workers: int, prefetch: int | None, ahead: int, data: Path) -> None:
+    dataset = {"local": str(data / "tokens"), "max_seq_len": 10}
+    loader = build_text_dataloader(tokenizer(), 5, dataset, False, workers, prefetch_factor=prefetch).dataloader
+    assert loader.stoker.prefetch_factor == ahead

@@ -75,6 +75,7 @@ def test_a_text_loader_is_a_call_of_stokers() -> None:
         "field_rules": "'foundry'",
         "seed": "9176",
         "num_workers": "8",
+        "prefetch_factor": "16",
         "pin_memory": "True",
     }
 
@@ -163,6 +164,8 @@ def test_what_can_not_be_built_is_told() -> None:
     assert "missing 1 required positional argument: 'max_seq_len'" in str(report_of({**TEXT, "dataset": None}).error)
     with pytest.raises(ValueError, match="has neither `train_loader` nor `eval_loader`"):
         migrate({"seed": 1})
+    with pytest.raises(ValueError, match=r"Unused parameters \['train_loadr'\]"):
+        migrate({"train_loader": TEXT, "train_loadr": {}})
 
 
 YAML = """

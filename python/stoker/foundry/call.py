@@ -34,6 +34,7 @@ def loader_arguments(plan: LoaderPlan) -> dict[str, Any]:
         "cache_limit": config.cache_limit,
         "drop_last": plan.drops_last,
         "num_workers": options.num_workers,
+        "prefetch_factor": options.num_workers * (options.prefetch_factor or 2) or None,  # there it is of each worker
         "pin_memory": options.pin_memory,
         "timeout": options.timeout,
     }

@@ -22,7 +22,7 @@ from stoker.foundry.config import (
     read_text,
 )
 from stoker.foundry.plan import LoaderOptions, LoaderPlan, make_plan
-from stoker.foundry.yaml import batch_sizes, check_labels, read_yaml
+from stoker.foundry.yaml import batch_sizes, check_labels, check_top_keys, read_yaml
 
 SAME, BETTER, NO_EFFECT, OWN = "same", "better", "without effect", "stoker's own"
 NOT_SUPPORTED, UNKNOWN = "not supported", "unknown"
@@ -107,6 +107,7 @@ def migrate(
         ModuleNotFoundError, FileNotFoundError, ValueError: The YAML can't be read, or has no loader; see `from_yaml`.
     """
     config = read_yaml(path, overrides)
+    check_top_keys(config)
     train, evaluation = batch_sizes(config, world_size)
     loaders = list(_loaders_of(config))
     if not loaders:

@@ -117,11 +117,7 @@ def from_yaml(
             evaluations without labels.
     """
     config = read_yaml(path, overrides)
-    if unknown := sorted(set(config) - set(_TOP_KEYS)):
-        raise ValueError(
-            f"Unused parameters {unknown} found in cfg. Please check your yaml to ensure these parameters are "
-            "necessary. Please place any variables under the `variables` key."
-        )
+    check_top_keys(config)
     evaluations = config.get("eval_loader")
     if isinstance(evaluations, list):
         check_labels(evaluations)
@@ -163,6 +159,18 @@ def read_yaml(path: str | os.PathLike[str] | Mapping[str, Any], overrides: Seque
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{'the configuration' if isinstance(path, Mapping) else path}: {error}") from None
     return {str(key): value for key, value in config.items()}
+
+
+def check_top_keys(config: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: A key at the top is none that LLM Foundry knows.
+    """
+    if unknown := sorted(set(config) - set(_TOP_KEYS)):
+        raise ValueError(
+            f"Unused parameters {unknown} found in cfg. Please check your yaml to ensure these parameters are "
+            "necessary. Please place any variables under the `variables` key."
+        )
 
 
 def check_labels(evaluations: Sequence[Mapping[str, Any]]) -> None:
