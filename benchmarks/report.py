@@ -396,9 +396,9 @@ def drop_in() -> str:
 
 `build_dataloader` of `stoker.foundry` and of LLM Foundry 0.22 on the same configuration and files, no workers: text is
 rows of 2048 tokens of two weighted streams, instructions are prompts and responses as token ids. Millions of tokens
-that are no padding for a second of the CPU, medians of {len(runs["speed/stoker/text"])} rounds, and seconds to the
-first batch (stoker's with making its first shards of prompts and responses; importing is in neither). stoker's packing
-stands beside LLM Foundry's.
+that are no padding for a second of the CPU, {over(runs["speed/stoker/text"])}, and seconds to the first batch
+(stoker's with making its first shards of prompts and responses, where they are not made yet; importing is in neither).
+stoker's packing stands beside LLM Foundry's.
 
 {table(["", "LLM Foundry, M/CPU s", "stoker, M/CPU s", "win", "LLM Foundry, first", "stoker, first"], rows)}
 {table(["tokens of a second of the CPU", "goal", "measured", "met"], goals)}
@@ -431,33 +431,30 @@ def preparing() -> str:
                 f"{source}, {contender}",
                 f"{size / 1e6 / median(result['seconds'] for result in results):.2f}",
                 f"{rate:.0%}",
-                f"{cpu:.0%}",
+                "not known" if contender == "datatrove" else f"{cpu:.0%}",  # whose processes are not its children
                 f"{max(result['resident_bytes'] for result in results) / 2**20:.0f}",
             ]
         )
     worst = min(shares["text/stoker"], shares["instructions/stoker"])
     goal = [["`stoker prepare`, of encode_batch's rate", "95%", f"{worst:.0%}", "yes" if worst >= 0.95 else "no"]]
-    large = [
-        [name, f"{result['resident_bytes'] / 2**20:.0f}"]
-        for of in runs
+    sizes = [
+        [of.removeprefix("large/"), f"{results[0]['resident_bytes'] / 2**20:.0f}"]
+        for of, results in runs.items()
         if of.startswith("large/")
-        for name, result in [(of.removeprefix("large/"), runs[of][0])]
     ]
+    large = f"Memory does not grow with a source:\n\n{table(['', 'MiB at most'], sizes)}\n" if sizes else ""
     return f"""## Preparing data
 
 Raw text of ../shared/data as JSON lines to shards, GPT-NeoX tokenizer, all CPUs. The bound is the tokenizer alone
 (`tokenizers.encode_batch`, 1000 texts at a time, in its own threads), of which nothing but the call is timed; the
 others are timed from their start to the last file: `stoker prepare`, LLM Foundry's `convert_dataset_json` (rows of
-2048 tokens), datatrove's `DocumentTokenizer`. Rates and CPU-seconds are beside the bound's in the same round, medians
-of {len(runs["text/stoker"])} rounds; memory is the most that a process and its children have resident.
+2048 tokens), datatrove's `DocumentTokenizer`. Rates and CPU-seconds are beside the bound's in the same round,
+{over(runs["text/stoker"])}; memory is the most that a process and its children have resident.
 
 {table(["", "MB/s of text", "of the bound's rate", "bound's CPU over its own", "MiB"], rows)}
 {table(["", "goal", "measured", "met"], goal)}
-Memory does not grow with a source:
-
-{table(["", "MiB at most"], large)}
-Reading: what a preparation takes is tokenizing. A process that works alone lets the tokenizer's threads use all CPUs;
-of several each has one, so that none waits for the others.
+{large}Reading: what a preparation takes is tokenizing. A process that works alone lets the tokenizer's threads use all
+CPUs; of several each has one, so that none waits for the others.
 
 """
 
@@ -487,6 +484,11 @@ Reading: client, server and hashing share two CPUs here, so that whatever stoker
 sha256 alone is {1 / sha256_rate():.1f} s of CPU.
 
 """
+
+
+def over(results: list[dict[str, float]]) -> str:
+    """What figures are of."""
+    return "of one round" if len(results) == 1 else f"medians of {len(results)} rounds"
 
 
 def sha256_rate() -> float:

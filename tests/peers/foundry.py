@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib
 import importlib.metadata
+import importlib.util
 import random
 import sys
 from importlib.machinery import ModuleSpec
@@ -26,9 +27,9 @@ def import_alone(name: str) -> ModuleType:
             module = ModuleType(package)
             module.__path__ = [str(root.joinpath(*package.split(".")[1:]))]
             sys.modules[package] = module
-    for name_of_stand_in, attributes in _STAND_INS.items():
-        if name_of_stand_in not in sys.modules:
-            stand_in(name_of_stand_in, **attributes)
+    for other, attributes in _STAND_INS.items():
+        if other not in sys.modules and not (other.startswith("datasets") and _HAS_DATASETS):
+            stand_in(other, **attributes)
     return importlib.import_module(name)
 
 
@@ -41,6 +42,9 @@ def stand_in(name: str, **attributes: Any) -> None:
     package, _, own = name.rpartition(".")
     if package in sys.modules:
         setattr(sys.modules[package], own, module)
+
+
+_HAS_DATASETS = importlib.util.find_spec("datasets") is not None  # of Hugging Face
 
 
 class _Dist:
