@@ -62,16 +62,20 @@ def test_credentials_are_those_of_the_environment_or_none(
     for name, value in bucket.environment.items():
         monkeypatch.setenv(name, value)
     stores._open.cache_clear()
+    stores.open_native.cache_clear()
     assert_same(take(stoker.Stream(remote=f"{bucket.url}/web", local=tmp_path / "environment", name="anonymous")), want)
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     monkeypatch.setenv("S3_ENDPOINT_URL", bucket.endpoint)  # MosaicML Streaming's
     stores._open.cache_clear()
+    stores.open_native.cache_clear()
     assert_same(take(stoker.Stream(remote=f"{bucket.url}/web", local=tmp_path / "streaming", name="anonymous")), want)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     stores._open.cache_clear()
+    stores.open_native.cache_clear()
     with pytest.raises(PermissionError, match="may not be read or written with these credentials"):
         take(stoker.Stream(remote=f"{bucket.url}/web", local=tmp_path / "wrong"))
     stores._open.cache_clear()
+    stores.open_native.cache_clear()
 
 
 def test_without_obstore_s3fs_serves(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +87,7 @@ def test_without_obstore_s3fs_serves(bucket: Bucket, tmp_path: Path, monkeypatch
         "endpoint_url": bucket.endpoint,
     }
     stores._open.cache_clear()
+    stores.open_native.cache_clear()
     write(f"{bucket.url}/web", 3, storage_options=options)
     write(tmp_path / "web", 3)
     stream = stoker.Stream(remote=f"{bucket.url}/web", storage_options=options)
@@ -90,6 +95,7 @@ def test_without_obstore_s3fs_serves(bucket: Bucket, tmp_path: Path, monkeypatch
     with pytest.raises(FileNotFoundError, match=r"there is no s3://.*/nothing/index\.json"):
         take(stoker.Stream(remote=f"{bucket.url}/nothing", storage_options=options))
     stores._open.cache_clear()
+    stores.open_native.cache_clear()
 
 
 def test_what_is_not_there_is_told(bucket: Bucket) -> None:
