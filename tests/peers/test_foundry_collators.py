@@ -329,8 +329,7 @@ DATA: dict[str, tuple[dict[str, str], Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(("num_workers", "shuffle"), [(0, False), (2, True)])
 @pytest.mark.parametrize("by", ["core", "python"])
 @pytest.mark.parametrize("data", DATA)
 def test_loaders_are_the_same(
