@@ -19,6 +19,7 @@ from stoker.errors import StateMismatchError
 from stoker.listing import Listing, Work
 from stoker.mixture import proportions_per_epoch
 from stoker.options import Options, check_index
+from stoker.remote import ranks_of_a_node
 from stoker.run_order import Start
 from stoker.state import (
     MAX_POSITION,
@@ -337,10 +338,6 @@ def _begin_of(place: Place) -> EpochBegin:
 
 def _world(settings: StreamingSettings, world_size: int, replication: int) -> World:
     """Ranks that get different samples, and their nodes."""
-    of_node = settings.ranks_per_node
-    if of_node is None:
-        of_node = check_index(
-            "LOCAL_WORLD_SIZE in the environment", int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1, 1 << 31
-        )
+    of_node = settings.ranks_per_node or ranks_of_a_node()
     world = World.replicated(replication, world_size * replication, ranks_per_node=of_node)
     return replace(world, replication=1)

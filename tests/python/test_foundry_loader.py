@@ -38,7 +38,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
 
     def ids(most: int) -> list[int]:
-        return rng.integers(1, 9, rng.integers(1, most)).tolist()
+        return rng.integers(0, 9, rng.integers(1, most)).tolist()
 
     def words(most: int) -> str:
         return " ".join(str(n) for n in rng.integers(4, 90, rng.integers(1, most)))
@@ -118,6 +118,18 @@ def test_batches_of_tokens(
     arguments = (tokenizer(side=side, pad=pad), 5)
     theirs = python_loader(monkeypatch, build_text_dataloader, *arguments, **config)
     assert_same(build_text_dataloader(*arguments, **config).dataloader, theirs)
+
+
+def test_no_token_stands_for_padding_where_the_tokenizer_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stoker.MDSWriter(columns={"tokens": "ndarray:uint16"}, out=tmp_path / "rows") as out:
+        for row in range(8):
+            out.write({"tokens": (np.arange(6) * row % 5).astype(np.uint16)})  # with zeros among them
+    config = {"dataset": {"local": str(tmp_path / "rows"), "max_seq_len": 6}, "drop_last": False, "num_workers": 0}
+    ours = build_text_dataloader(tokenizer(pad=None), 3, **config).dataloader
+    assert_same(ours, python_loader(monkeypatch, build_text_dataloader, tokenizer(pad=None), 3, **config))
+    assert all(torch.equal(batch["labels"], batch["input_ids"]) for batch in ours)
 
 
 @pytest.mark.parametrize("documents", [{}, {"eos_token_id": 2}])

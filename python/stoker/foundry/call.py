@@ -22,7 +22,7 @@ def loader_arguments(plan: LoaderPlan) -> dict[str, Any]:
         "order": _order(plan),
         "fields": plan.keys,
         "field_rules": "foundry" if layout.is_foundrys and plan.kind != "mixed" else "stoker",
-        "pad_id": plan.pad_id or 0,
+        "pad_id": _pad_id(plan),
         "padding_side": plan.padding_side,
         "epoch_size": config.epoch_size,
         "seed": config.shuffle_seed,
@@ -49,6 +49,13 @@ def loader_arguments(plan: LoaderPlan) -> dict[str, Any]:
             if (token := getattr(config, f"{name}_token_id")) is not None:
                 arguments |= {"documents": name, f"{name}_token_id": token}
     return arguments
+
+
+def _pad_id(plan: LoaderPlan) -> int:
+    """Where the tokenizer has none: 0, or no token's id, where labels are left out by it."""
+    if plan.pad_id is not None:
+        return plan.pad_id
+    return -1 if plan.ignores_pad_id else 0
 
 
 def _order(plan: LoaderPlan) -> str | StreamingSettings:

@@ -23,6 +23,7 @@ from stoker.foundry.python_loader import check_num_samples, open_python_loader
 from stoker.loader import DataLoader
 from stoker.options import default_cache_dir
 from stoker.preparation.examples import IGNORE_LABEL
+from stoker.remote import ranks_of_a_node
 
 logger = logging.getLogger("stoker")
 
@@ -47,7 +48,7 @@ def open_loader(plan: LoaderPlan, tokenizer: Any) -> Any:
     loader = _open(plan, tokenizer)
     if isinstance(plan.config, FinetuningConfig) and plan.layout.order == "streaming":
         num_samples = sum(int(sizes.sum()) for sizes in loader.dataset.sizes)
-        num_nodes = loader.world_size * plan.config.replication // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        num_nodes = loader.world_size * plan.config.replication // ranks_of_a_node()
         check_num_samples(num_samples, plan.config.num_canonical_nodes, num_nodes)
     if plan.kind != "text" or not any(loader.dataset.is_raw):
         return FoundryLoader(plan, loader)

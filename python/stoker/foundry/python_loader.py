@@ -5,7 +5,6 @@ For what the core does not do (see `LoaderPlan.why_python`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from stoker.foundry.errors import DatasetTooSmallError
 from stoker.foundry.packing import BinPackCollator, auto_packing_ratio
 from stoker.foundry.plan import LoaderPlan
 from stoker.foundry.token_counts import LossGeneratingTokensCollatorWrapper, get_tokens_per_batch_func
+from stoker.remote import ranks_of_a_node
 
 
 def get_text_collator(
@@ -166,7 +166,7 @@ def _open_dataset(plan: LoaderPlan, tokenizer: Any) -> Any:
     if not isinstance(config, FinetuningConfig):
         return StreamingTextDataset(**arguments)
     dataset = StreamingFinetuningDataset(**arguments, packing_ratio=plan.samples_per_batch / plan.batch_size)
-    num_nodes = find_ranks(None, None).world_size // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    num_nodes = find_ranks(None, None).world_size // ranks_of_a_node()
     check_num_samples(dataset.num_samples, config.num_canonical_nodes, num_nodes)
     return dataset
 

@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from stoker.distributed import find_ranks
 from stoker.encodings import is_mds_encoding_safe
 from stoker.index import index_path
+from stoker.remote import ranks_of_a_node
 from stoker.streaming.array import Array
 from stoker.streaming.epoch_order import OrderSharing
 from stoker.streaming.progress import Place, Progress, Seat, Settings, parse_state
@@ -158,10 +159,9 @@ class StreamingDataset(Array, IterableDataset):  # type: ignore[misc]
 
     def _set_world(self) -> None:
         ranks = find_ranks(None, None)
-        per_node = os.environ.get("LOCAL_WORLD_SIZE", "1")
         self._rank = ranks.rank
         self._world = World.replicated(
-            1 if self.replication is None else self.replication, ranks.world_size, ranks_per_node=int(per_node)
+            1 if self.replication is None else self.replication, ranks.world_size, ranks_per_node=ranks_of_a_node()
         )
 
     def _measure(self, shards_per_stream: Sequence[int]) -> None:
